@@ -20,12 +20,12 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import Records
 from rosa_bench.records.store import load_records as load_from_folder
 from rosa_bench.system import processes
-from rosa_bench.system.collector import collector_paused
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.resources.collector import collector_paused
 
 if TYPE_CHECKING:
     from rosa_bench.runs.resolve import ResolvedRun
-    from rosa_bench.training.observer import Observer
+    from rosa_bench.training.observers.base import Observer
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def run(config: RunConfig | Sequence[str], observers: "Iterable[Observer]" = ())
     """Run what ``config`` describes, and return its record, which is also written to its ``results_dir``.
 
     ``config`` holds settings from `compose`, or overrides as on the command line. ``observers`` are called at the hook
-    points of the training loop (`rosa_bench.training.observer`). A completed run is not run again: its record is
+    points of the training loop (`rosa_bench.training.observers.base`). A completed run is not run again: its record is
     returned, unless ``resume=never``. Raises `UserError` if the run is not possible or another process is
     running it, and whatever error stops it.
 

@@ -23,12 +23,12 @@ from rosa_bench.records.provenance import git_state, versions
 from rosa_bench.records.record import without_undefined
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.runs.run import recipe
-from rosa_bench.system.device import autocast, describe
-from rosa_bench.system.files import write_atomic
-from rosa_bench.system.meter import Meter, peak_bytes, reset_peak
+from rosa_bench.system.files.atomic import write_atomic
+from rosa_bench.system.resources.device import autocast, describe
+from rosa_bench.system.resources.meter import Meter, peak_bytes, reset_peak
 from rosa_bench.tasks.prepared import PreparedTask
 from rosa_bench.training.loop import fit
-from rosa_bench.training.observer import Observer
+from rosa_bench.training.observers.base import Observer
 from rosa_bench.training.state import Training
 from scripts.arguments import RESULTS
 

@@ -23,7 +23,7 @@ from rosa_bench.config.composing.parse import parse
 from rosa_bench.config.identity.run_id import public_config
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord, from_values
-from rosa_bench.training.observer import Observer
+from rosa_bench.training.observers.base import Observer
 
 if TYPE_CHECKING:
     import torch

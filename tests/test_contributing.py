@@ -45,8 +45,9 @@ def test_everything_mentioned_exists() -> None:
 
 
 def test_a_wrong_mention_is_found() -> None:
-    right = "`rosa_bench/lowrank.py:merge` `rosa_bench/training/selection.py:BestEpoch.offer` `conf/task/`"
-    wrong = "`rosa_bench/nowhere.py` `rosa_bench/lowrank.py:melt` `rosa_bench/training/selection.py:BestEpoch.refuse`"
+    selection = "rosa_bench/training/observers/selection.py"
+    right = f"`rosa_bench/lowrank.py:merge` `{selection}:BestEpoch.offer` `conf/task/`"
+    wrong = f"`rosa_bench/nowhere.py` `rosa_bench/lowrank.py:melt` `{selection}:BestEpoch.refuse`"
     assert missing(right) == []
     assert missing(wrong) == re.findall(r"`([^`]+)`", wrong)
 

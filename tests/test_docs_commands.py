@@ -38,7 +38,7 @@ NOT_RUN = {
     "rosa-bench models add": "needs a folder with a model; tests/cli/test_own_models.py adds one",
     "rosa-bench --config-dir my_conf": "needs the folder that models add has made; tests/cli/test_own_models.py",
     "rosa-bench -m +launch=ray": "Ray is not among the tools for development",
-    "torchrun": "starts two processes; tests/training/test_parallel.py does, on smaller tasks",
+    "torchrun": "starts two processes; tests/training/distributed/test_together.py does, on smaller tasks",
     "accelerate launch": "sets what torchrun sets; Accelerate comes with an extra",
     "rosa-bench export": "needs a run with an adapter; tests/runs/exporting/test_export.py exports one",
     "rosa-bench score": "needs written texts; tests/cli/test_score.py scores some",

@@ -15,7 +15,7 @@ from rosa_bench.adapters.compose import Chosen, compose_method, restored_method
 from rosa_bench.adapters.kept_base import KeptBase
 from rosa_bench.adapters.undo import undone_on_error
 from rosa_bench.layers.adapter import adapters
-from rosa_bench.layers.evaluating import take_modes
+from rosa_bench.layers.structure.evaluating import take_modes
 from rosa_bench.methods.adapter_files import SETTINGS, read_settings
 from rosa_bench.methods.base import RunLength
 from rosa_bench.models.auto.structure import check_adaptable

@@ -13,11 +13,11 @@ from rosa_bench.adapters.base_model import BaseModel
 from rosa_bench.adapters.compose import restored_method
 from rosa_bench.adapters.kept_base import KeptBase
 from rosa_bench.adapters.unknown_length import UNKNOWN
-from rosa_bench.layers.evaluating import take_modes
+from rosa_bench.layers.structure.evaluating import take_modes
 from rosa_bench.methods.adapter_files import SETTINGS, read_settings, read_tensors, write_adapter
 from rosa_bench.methods.base import Changed, Groups, Method, RunLength
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import check_replaceable, new_folder
+from rosa_bench.system.files.folders import check_replaceable, new_folder
 from rosa_bench.system.setting import settings_of
 from rosa_bench.system.tensors import check_finite
 from rosa_bench.training.checkpoint import MisfitError, check_tensors, form_of

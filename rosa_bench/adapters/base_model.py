@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from rosa_bench.layers.surgery import name_matches
+from rosa_bench.layers.structure.surgery import name_matches
 from rosa_bench.system.errors import UserError
 
 SAMPLE = 64  # values of each tensor

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rosa_bench.adapters.undo import Structure
-from rosa_bench.layers.evaluating import take_modes
+from rosa_bench.layers.structure.evaluating import take_modes
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.tensors import is_sharded
 

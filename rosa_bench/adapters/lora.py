@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from rosa_bench.layers.adapter import adapters
 from rosa_bench.layers.exact import Update
-from rosa_bench.layers.linear import LINEAR_TYPES, Conv1D, weight_of
 from rosa_bench.layers.low_rank import LowRankLinear
-from rosa_bench.layers.surgery import name_matches, untie
+from rosa_bench.layers.structure.linear import LINEAR_TYPES, Conv1D, weight_of
+from rosa_bench.layers.structure.surgery import name_matches, untie
 from rosa_bench.lowrank import merge
 from rosa_bench.methods.base import Method
 from rosa_bench.methods.peft.experts import taken_for_experts

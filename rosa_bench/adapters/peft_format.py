@@ -20,8 +20,8 @@ from rosa_bench.adapters.lora import LoraAdapter
 from rosa_bench.layers.exact import Update, compress
 from rosa_bench.methods.peft.files import CONFIG, TENSORS, WRAPPED
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.json_text import loads
 from rosa_bench.system.tensors import check_finite, load_tensors
+from rosa_bench.system.text.json_text import loads
 
 SCALED_OTHERWISE = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern")  # settings that we never write
 

@@ -11,14 +11,8 @@ from rosa_bench.choose.choosing import Chosen
 from rosa_bench.choose.measuring import gibibytes
 from rosa_bench.choose.plan import Arm, plural
 from rosa_bench.config.files.folder import own_folder
-from rosa_bench.report.cells.shown import Scale
-from rosa_bench.report.choice import (
-    Finalist,
-    Recommendation,
-    recommend,
-    same_memory,
-    verdict,
-)
+from rosa_bench.report.cells.selection.choice import Finalist, Recommendation, recommend, same_memory, verdict
+from rosa_bench.report.cells.words.shown import Scale
 from rosa_bench.report.writers.text import MIB
 
 SAVE = "save_model=true"

@@ -18,7 +18,7 @@ from rosa_bench.config.composing.compose import Composer, composing
 from rosa_bench.config.composing.parse import parse
 from rosa_bench.config.identity.deviations import deviations_of
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.data.once import rows_read_once
+from rosa_bench.data.reading.once import rows_read_once
 from rosa_bench.runs.resolve import Inputs, ResolvedRun, find_inputs, resolve
 
 log = logging.getLogger(__name__)

@@ -43,7 +43,7 @@ def measure(runs: Mapping[Arm, ResolvedRun], budget: Budget, *, memory_gb: float
     the memory of a run; by default what is free on the device. Raises `UserError` if no method fits, or if data or
     model are not sound.
     """
-    from rosa_bench.system.device import memory_limit_bytes
+    from rosa_bench.system.resources.device import memory_limit_bytes
 
     limit = memory_limit_bytes(next(iter(runs.values())).device, memory_gb)
     costs: dict[str, Cost] = {}

@@ -16,12 +16,12 @@ from rosa_bench.runs.inputs import fetch
 from rosa_bench.runs.prepare import calibration_batches
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.runs.run import fast, recipe
-from rosa_bench.system.device import autocast
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.meter import Meter, release_unused
+from rosa_bench.system.resources.device import autocast
+from rosa_bench.system.resources.meter import Meter, release_unused
 from rosa_bench.tasks.prepared import PreparedTask
 from rosa_bench.training.loop import fit
-from rosa_bench.training.observer import Observer
+from rosa_bench.training.observers.base import Observer
 from rosa_bench.training.state import Training
 
 LIMIT_TRAIN, LIMIT_EVAL = 1000, 200  # rows that are read for it

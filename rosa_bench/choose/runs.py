@@ -68,7 +68,7 @@ class Runs:
         """Run until ``epochs`` or the end of the budget, and return the record."""
         import torch
 
-        from rosa_bench.training.pause import Pause
+        from rosa_bench.training.observers.pause import Pause
         from rosa_bench.training.state import TrainingFailedError
 
         before_s = self.budget.spent_s

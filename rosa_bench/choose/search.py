@@ -7,7 +7,7 @@ from typing import Protocol
 
 from rosa_bench.choose.halving import Score, finalists, promoted, ranked, rungs
 from rosa_bench.choose.plan import Arm, Size
-from rosa_bench.records.mappings import Result
+from rosa_bench.records.parts.mappings import Result
 from rosa_bench.records.record import RunRecord
 
 

@@ -11,7 +11,7 @@ import msgspec
 from rosa_bench.choose.candidates import Untried
 from rosa_bench.choose.plan import Arm, Cost, Rows, Size
 from rosa_bench.system.errors import UserError, cannot_be_read
-from rosa_bench.system.files import write_atomic
+from rosa_bench.system.files.atomic import write_atomic
 
 SCHEMA = 1
 

@@ -14,7 +14,7 @@ from rosa_bench.config.files.folder import config_dir
 from rosa_bench.system import processes
 from rosa_bench.system.console import output_never_fails
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.stopping import stop_signals_raise
+from rosa_bench.system.signals.stopping import stop_signals_raise
 
 HELP = ("-h", "--help")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from rosa_bench.system import processes
 from rosa_bench.system.console import lost_output
 from rosa_bench.system.errors import PreemptedError, UserError
-from rosa_bench.system.printable import printable
+from rosa_bench.system.text.printable import printable
 
 
 @contextmanager

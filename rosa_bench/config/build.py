@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rosa_bench.config.declared import UnfittingError, fitting, literal
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.printable import printable, shortened
+from rosa_bench.system.text.printable import printable, shortened
 
 T = TypeVar("T")
 KINDS = {

@@ -11,8 +11,8 @@ from rosa_bench.methods.base import Method
 from rosa_bench.models.spec import Model
 from rosa_bench.optim.base import Optimizer
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.printable import printable
 from rosa_bench.system.setting import Checked, setting
+from rosa_bench.system.text.printable import printable
 from rosa_bench.tasks.base import Task
 from rosa_bench.trackers.base import Logger
 

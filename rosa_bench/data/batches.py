@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rosa_bench.data.rows import Row
 from rosa_bench.data.token_cache import Tokens, tokenise
-from rosa_bench.system.device import has_room
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.resources.device import has_room
 from rosa_bench.system.seeds import generator
 
 log = logging.getLogger(__name__)

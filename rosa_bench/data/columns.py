@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rosa_bench.data.reading.values import as_number, is_blank
 from rosa_bench.data.rows import check_columns, columns_of, listed
-from rosa_bench.data.values import as_number, is_blank
 from rosa_bench.system.errors import UserError
 
 Rows = Sequence[Mapping[str, Any]]

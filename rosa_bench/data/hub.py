@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 from rosa_bench.data.source import without_source
 from rosa_bench.data.spec import DataSpec, HubData
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.hub import fetch
-from rosa_bench.system.hub_cache import Repository, Snapshot
+from rosa_bench.system.hub.cache import Repository, Snapshot
+from rosa_bench.system.hub.repository import fetch
 
 # Where a task's rows are: the user's folder, files of the hub, or None: still on the hub, or generated.
 Place = Path | Snapshot | None

@@ -8,7 +8,7 @@ from rosa_bench.data.hub import Place
 from rosa_bench.data.rows import DataInfo, fingerprint
 from rosa_bench.data.source import describe_source, hub_name
 from rosa_bench.data.spec import DataSpec
-from rosa_bench.system.hub_cache import Snapshot
+from rosa_bench.system.hub.cache import Snapshot
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from rosa_bench.data.class_labels import declared_classes
 from rosa_bench.data.generators import generate
 from rosa_bench.data.hub import Place, fetch_rows, split_files
-from rosa_bench.data.readers import stream_rows
+from rosa_bench.data.reading.readers import stream_rows
 from rosa_bench.data.source import find_file
 from rosa_bench.data.spec import DataSpec
 from rosa_bench.system.errors import UserError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rosa_bench.data.spec import DataSpec, HubData
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import sha256
+from rosa_bench.system.files.digest import sha256
 
 ENDINGS = DataSpec.endings
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rosa_bench.data.rows import Row
-from rosa_bench.system.files import cache_folder, write_atomic
+from rosa_bench.system.files.atomic import write_atomic
+from rosa_bench.system.files.places import cache_folder
 
 log = logging.getLogger(__name__)
 

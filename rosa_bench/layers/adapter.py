@@ -1,6 +1,6 @@
 """The base class of layers that replace a model's linear layers.
 
-Each replaces one weight, or a stack of weights (`rosa_bench.layers.linear`).
+Each replaces one weight, or a stack of weights (`rosa_bench.layers.structure.linear`).
 """
 
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rosa_bench.layers.linear import Conv1D, Convolution, Linear, make_linear
 from rosa_bench.layers.storage.narrow import wide_type
+from rosa_bench.layers.structure.linear import Conv1D, Convolution, Linear, make_linear
 
 
 class Adapter(nn.Module):

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rosa_bench.layers.linear import CONVOLUTION_TYPES, Convolution, Linear
 from rosa_bench.layers.low_rank import LowRankLinear
 from rosa_bench.layers.storage.quantised import QuantisedLinear
 from rosa_bench.layers.storage.quantised_low_rank import QuantisedLowRank
+from rosa_bench.layers.structure.linear import CONVOLUTION_TYPES, Convolution, Linear
 
 
 class LowRankConvolution(LowRankLinear):

@@ -1,6 +1,6 @@
 """The low-rank layer of LoRA and ROSA, with a forward and backward pass that save memory.
 
-It replaces one weight, or a stack of weights (`rosa_bench.layers.linear`).
+It replaces one weight, or a stack of weights (`rosa_bench.layers.structure.linear`).
 """
 
 from typing import ClassVar
@@ -12,9 +12,9 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from rosa_bench.layers.adapter import Adapter, adapters
 from rosa_bench.layers.exact import Update
-from rosa_bench.layers.linear import Convolution, Linear, linear, weight_of
 from rosa_bench.layers.storage.halves import halves, whole
 from rosa_bench.layers.storage.narrow import is_narrow
+from rosa_bench.layers.structure.linear import Convolution, Linear, linear, weight_of
 from rosa_bench.lowrank import Factors, merge
 
 EVERY = slice(None)  # all columns of A and rows of B

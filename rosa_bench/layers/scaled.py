@@ -1,6 +1,6 @@
 """The layer of (IA)^3: a linear layer with a trained scaling vector.
 
-It replaces one weight, or a stack of weights (`rosa_bench.layers.linear`).
+It replaces one weight, or a stack of weights (`rosa_bench.layers.structure.linear`).
 """
 
 import torch
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rosa_bench.layers.adapter import Adapter
-from rosa_bench.layers.linear import Linear, linear, weight_of
+from rosa_bench.layers.structure.linear import Linear, linear, weight_of
 
 
 class ScaledLinear(Adapter):

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rosa_bench.layers.adapter import Adapter
-from rosa_bench.layers.linear import LINEAR_TYPES, Conv1D, make_linear, weight_of
+from rosa_bench.layers.structure.linear import LINEAR_TYPES, Conv1D, make_linear, weight_of
 
 
 class Tuned(Adapter):

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from rosa_bench.layers.adapter import Adapter
-    from rosa_bench.layers.linear import Convolution, Linear
     from rosa_bench.layers.low_rank import LowRankLinear
+    from rosa_bench.layers.structure.linear import Convolution, Linear
 
 BLOCK_NUMBER = re.compile(r"(?<![\w{,])\d")  # a number in a pattern, but not in a name such as lin1, nor a repeat
 
@@ -58,8 +58,8 @@ class TargetedMethod(Method):
         Raises `UserError` if there are none, or if ``targets`` matches a layer in some blocks only without naming the
         number of a block.
         """
-        from rosa_bench.layers.parts import output_layer
-        from rosa_bench.layers.surgery import left_out, linear_names, name_matches
+        from rosa_bench.layers.structure.parts import output_layer
+        from rosa_bench.layers.structure.surgery import left_out, linear_names, name_matches
 
         if self.targets == "all-linear":
             logits = output_layer(model) if self.lm_head is None else None
@@ -111,13 +111,13 @@ class AdapterMethod(TargetedMethod):
         self, model: nn.Module, make: Callable[[Linear], Adapter] | Callable[[Linear | Convolution], Adapter]
     ) -> None:
         """Replace each target, or each block of a split target, with ``make(layer)``."""
-        from rosa_bench.layers.surgery import replace_linears
+        from rosa_bench.layers.structure.surgery import replace_linears
 
         replace_linears(model, self.split(model, self.target_names(model)), make)
 
     def split(self, model: nn.Module, names: list[str]) -> list[str]:
         """Split the named layers that fuse several projections, if ``split_qkv`` is set. Return the resulting names."""
-        from rosa_bench.layers.surgery import name_matches, split_linear
+        from rosa_bench.layers.structure.surgery import name_matches, split_linear
 
         found = []
         fused = self.fused if self.split_qkv and self.fused else {}
@@ -172,7 +172,7 @@ class LowRankMethod(AdapterMethod):
         """Set the first residuals and factors of the layers, which start with W and zero factors."""
 
     def check_shapes(self, model: nn.Module) -> None:
-        from rosa_bench.layers.linear import weight_of
+        from rosa_bench.layers.structure.linear import weight_of
 
         for name in self.target_names(model):
             check_rank(self.rank, name, weight_of(model.get_submodule(name)).shape)  # pyrefly: ignore[bad-argument-type]

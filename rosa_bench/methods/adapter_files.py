@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.json_text import loads
 from rosa_bench.system.setting import settings_of
+from rosa_bench.system.text.json_text import loads
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -253,7 +253,7 @@ class Method(Checked, ABC):
 
         A method that cannot be merged changes nothing and returns False. Its model is evaluated and saved unmerged.
         """
-        from rosa_bench.layers.surgery import restore_linears
+        from rosa_bench.layers.structure.surgery import restore_linears
 
         restore_linears(model)
         return True
@@ -272,13 +272,13 @@ class Method(Checked, ABC):
 
     def watched_names(self, model: nn.Module, attention: str) -> list[str]:
         """Return the names of the layers whose updates are analysed. By default they match ``attention``."""
-        from rosa_bench.layers.surgery import linear_names
+        from rosa_bench.layers.structure.surgery import linear_names
 
         return linear_names(model, attention)
 
     def head_parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """Return the parameters of the task's head."""
-        from rosa_bench.layers.surgery import name_matches
+        from rosa_bench.layers.structure.surgery import name_matches
 
         modules = [module for name, module in model.named_modules() if name_matches(self.head, name)]
         return [parameter for module in modules for parameter in module.parameters()]

@@ -47,7 +47,7 @@ class Blockwise(Method):
     takes_turns: ClassVar[bool] = True
 
     def check_shapes(self, model: nn.Module) -> None:
-        from rosa_bench.layers.blocks import transformer_blocks
+        from rosa_bench.layers.structure.blocks import transformer_blocks
 
         if self.blocks > (count := len(transformer_blocks(model))):
             raise UserError(f"method.blocks={self.blocks} is more than the model's {count}; use at most {count}")
@@ -59,7 +59,7 @@ class Blockwise(Method):
 
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
         """Return the parameters of all blocks, and of everything else that always trains."""
-        from rosa_bench.layers.blocks import transformer_blocks
+        from rosa_bench.layers.structure.blocks import transformer_blocks
 
         if self.rest == "all":
             return model.parameters()
@@ -98,7 +98,7 @@ class Blockwise(Method):
 
     def _choose(self, model: nn.Module, step: int) -> list[nn.Parameter]:
         """Train only the blocks of this step. Return the parameters that start to train."""
-        from rosa_bench.layers.blocks import transformer_blocks
+        from rosa_bench.layers.structure.blocks import transformer_blocks
 
         stack = transformer_blocks(model)
         chosen, started = self.chosen(step, len(stack)), []

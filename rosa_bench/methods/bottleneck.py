@@ -53,7 +53,7 @@ class BottleneckAdapters(Inserted):
             raise UserError(f"method.places={self.places} must name at least one place, and none twice")
 
     def check_shapes(self, model: nn.Module) -> None:
-        from rosa_bench.layers.parts import hidden_size
+        from rosa_bench.layers.structure.parts import hidden_size
 
         hidden_size(model, method=self.name)
         for place in self.places:
@@ -61,7 +61,7 @@ class BottleneckAdapters(Inserted):
 
     def insert(self, model: nn.Module) -> None:
         from rosa_bench.layers.bottleneck import Bottleneck, insert_after
-        from rosa_bench.layers.parts import hidden_size
+        from rosa_bench.layers.structure.parts import hidden_size
 
         width, like = hidden_size(model, method=self.name), next(model.parameters())
         draws = generator(self.seed, "bottleneck")
@@ -72,7 +72,7 @@ class BottleneckAdapters(Inserted):
 
     def inserted(self, model: nn.Module) -> Iterable[nn.Parameter]:
         from rosa_bench.layers.bottleneck import bottlenecks
-        from rosa_bench.layers.parts import norms
+        from rosa_bench.layers.structure.parts import norms
 
         own = [parameter for adapter in bottlenecks(model) for parameter in adapter.parameters()]
         yield from own
@@ -83,7 +83,7 @@ class BottleneckAdapters(Inserted):
 
     def _modules(self, model: nn.Module, place: str) -> list[nn.Module]:
         """Return the modules after which a place's adapters come."""
-        from rosa_bench.layers.blocks import transformer_blocks
-        from rosa_bench.layers.parts import modules_of
+        from rosa_bench.layers.structure.blocks import transformer_blocks
+        from rosa_bench.layers.structure.parts import modules_of
 
         return transformer_blocks(model) if place == "block" else modules_of(model, self.parts, place, method=self.name)

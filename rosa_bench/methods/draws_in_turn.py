@@ -2,7 +2,8 @@
 
 The directions are chosen in every process, from the same generator and in the same order as in a single one, so the
 subspaces are the same too. Only decompositions, which take the time, are shared out. With sharded weights
-(`rosa_bench.training.sharded`) each is gathered in turn, and only the process that decomposes it keeps it for that.
+(`rosa_bench.training.distributed.sharded`) each is gathered in turn, and only the process that decomposes it keeps it
+for that.
 """
 
 from __future__ import annotations

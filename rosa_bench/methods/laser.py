@@ -42,7 +42,7 @@ class Laser(TargetedMethod):
             )
 
     def insert(self, model: nn.Module) -> None:
-        from rosa_bench.layers.surgery import untie
+        from rosa_bench.layers.structure.surgery import untie
         from rosa_bench.layers.weights.reduced import NAME, Reduced
 
         for name in self.target_names(model):
@@ -58,7 +58,7 @@ class Laser(TargetedMethod):
 
     def reductions(self, model: nn.Module) -> list[Reduction]:
         """Return what is tried: for each target, ranks from large to small, each once."""
-        from rosa_bench.layers.linear import weight_of
+        from rosa_bench.layers.structure.linear import weight_of
         from rosa_bench.layers.weights.reduced import Reduction
 
         found = []

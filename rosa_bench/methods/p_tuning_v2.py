@@ -73,13 +73,13 @@ class PTuningV2(Inserted):
             yield from prefix.parameters()
 
     def _attention(self, model: nn.Module) -> list[nn.Module]:
-        from rosa_bench.layers.parts import modules_of
+        from rosa_bench.layers.structure.parts import modules_of
 
         return modules_of(model, self.parts, "attention", method=self.name)
 
     def _projections(self, model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
         """Return the projections to keys and to values."""
-        from rosa_bench.layers.parts import modules_of
+        from rosa_bench.layers.structure.parts import modules_of
 
         keys, values = (modules_of(model, self.parts, part, method=self.name) for part in ("keys", "values"))
         return keys, values

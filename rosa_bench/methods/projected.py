@@ -54,7 +54,7 @@ class ProjectedMethod(TargetedMethod):
             check_rank(self.rank, name, model.get_submodule(name).weight.shape)  # pyrefly: ignore[bad-argument-type]
 
     def insert(self, model: nn.Module) -> None:
-        from rosa_bench.layers.surgery import untie
+        from rosa_bench.layers.structure.surgery import untie
         from rosa_bench.layers.weights.projected import add_projector
 
         for name in self.target_names(model):

@@ -26,7 +26,7 @@ class SparseMethod(Method):
     train_head: bool = setting("whether the task's head trains too")
 
     def check_shapes(self, model: nn.Module) -> None:
-        from rosa_bench.layers.linear import StackedLinear
+        from rosa_bench.layers.structure.linear import StackedLinear
 
         if any(isinstance(module, StackedLinear) and len(module.weight) > 1 for module in model.modules()):
             raise UserError(f"method={self.name} would make replicates depend on each other; use task.replicates=1")

@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from rosa_bench.layers.linear import Linear, make_linear, weight_of
 from rosa_bench.layers.storage.narrow import NARROW
 from rosa_bench.layers.storage.quantised import KINDS, Quantised, QuantisedLinear
-from rosa_bench.layers.surgery import name_matches, replace_module
+from rosa_bench.layers.structure.linear import Linear, make_linear, weight_of
+from rosa_bench.layers.structure.surgery import name_matches, replace_module
 from rosa_bench.system.errors import UserError
 
 

@@ -4,7 +4,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from rosa_bench.layers.evaluating import evaluating
+from rosa_bench.layers.structure.evaluating import evaluating
 from rosa_bench.models.loading.pretrained import Loaded, load_pretrained
 from rosa_bench.models.logits.chunked_loss import use_chunked_loss
 from rosa_bench.models.spec import Decoder

@@ -9,7 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from rosa_bench.layers.linear import StackedLinear
+from rosa_bench.layers.structure.linear import StackedLinear
 from rosa_bench.models.spec import Perceptron
 
 

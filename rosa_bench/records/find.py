@@ -6,7 +6,7 @@ from pathlib import Path
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_record, load_records, precedence, record_paths
 from rosa_bench.system.errors import UserError, did_you_mean
-from rosa_bench.system.printable import printable
+from rosa_bench.system.text.printable import printable
 
 LAST = "last"
 LISTED = 3  # ids, or folders, in a message

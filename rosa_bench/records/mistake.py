@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from rosa_bench.records.measured import SELECTED_ON
+from rosa_bench.records.parts.measured import SELECTED_ON
 from rosa_bench.records.record import SCHEMA, RunRecord, from_values
 
 SHOWN = 40  # characters of a value shown in a message

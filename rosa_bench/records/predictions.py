@@ -12,8 +12,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from rosa_bench.records import strict_json
+from rosa_bench.records.parts.types import Number, Positive, RunId, Whole
 from rosa_bench.records.store import save_beside
-from rosa_bench.records.types import Number, Positive, RunId, Whole
 from rosa_bench.system.errors import UserError
 
 ENDING = ".predictions.jsonl"  # not .json, so that no version takes it for a record

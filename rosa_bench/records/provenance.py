@@ -8,8 +8,8 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from rosa_bench.records.conditions import Git
-from rosa_bench.system.files import package_folder
+from rosa_bench.records.parts.conditions import Git
+from rosa_bench.system.files.places import package_folder
 from rosa_bench.system.version import __version__
 
 GIT_S = 30  # longest time to wait for git; a checkout on a slow share may never answer

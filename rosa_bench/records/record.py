@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType, field
 
-from rosa_bench.records.conditions import Data, Device, Git, Parameters
-from rosa_bench.records.mappings import PeakBytes, Result, Seconds, Weights, decoded
-from rosa_bench.records.measured import Forgetting, Scores, Spectrum, Stopped, number
-from rosa_bench.records.settings import Settings
-from rosa_bench.records.types import LARGEST, Count, Json, Key, Positive, RunId, Status
+from rosa_bench.records.parts.conditions import Data, Device, Git, Parameters
+from rosa_bench.records.parts.mappings import PeakBytes, Result, Seconds, Weights, decoded
+from rosa_bench.records.parts.measured import Forgetting, Scores, Spectrum, Stopped, number
+from rosa_bench.records.parts.settings import Settings
+from rosa_bench.records.parts.types import LARGEST, Count, Json, Key, Positive, RunId, Status
 
 SCHEMA = 1
 

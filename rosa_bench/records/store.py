@@ -17,10 +17,10 @@ import msgspec
 from rosa_bench.records import strict_json
 from rosa_bench.records.mistake import mistake_in, mistake_in_values
 from rosa_bench.records.record import SCHEMA, RunRecord, from_values, to_values
-from rosa_bench.system.collector import collector_paused
 from rosa_bench.system.errors import UserError, cannot_be_read
-from rosa_bench.system.files import write_atomic
-from rosa_bench.system.printable import printable
+from rosa_bench.system.files.atomic import write_atomic
+from rosa_bench.system.resources.collector import collector_paused
+from rosa_bench.system.text.printable import printable
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from rosa_bench.system.json_text import check_depth
+from rosa_bench.system.text.json_text import check_depth
 
 MOST_BYTES = 256 * 2**20
 MOST_DIGITS = 30  # of an integer; JSON's readers agree on 15 and Python takes time quadratic in the number

@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.differences import holm, paired, survives
-from rosa_bench.report.cells.learning_rate import RULE
-from rosa_bench.report.cells.same_data import split_by_data
-from rosa_bench.report.cells.select import COUNTED, cell_of
+from rosa_bench.report.cells.selection.learning_rate import RULE
+from rosa_bench.report.cells.selection.same_data import split_by_data
+from rosa_bench.report.cells.selection.select import COUNTED, cell_of
 from rosa_bench.report.cells.settings import Setting, listed, setting_of, variant_of, words
 from rosa_bench.report.comparison import ABSENT, Comparison, check_values, typed, value_of
+from rosa_bench.report.tables.building.table import Section
 from rosa_bench.report.tables.differences import Pair, Place, Side, differences_section
-from rosa_bench.report.tables.table import Section
 from rosa_bench.system.errors import UserError
 
 SHOWN = 3  # the most kinds of excluded runs that an error lists

@@ -10,9 +10,9 @@ from rich.text import Text
 from rosa_bench.records.find import elsewhere
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
-from rosa_bench.report.cells.select import Group, select
+from rosa_bench.report.cells.selection.select import Group, select
 from rosa_bench.report.cells.settings import variant_of
-from rosa_bench.report.cells.unshown import REPEATED, not_shown, unshown
+from rosa_bench.report.cells.words.unshown import REPEATED, not_shown, unshown
 from rosa_bench.report.figures.drawing import Drawing
 from rosa_bench.report.figures.headline import headline
 from rosa_bench.report.figures.paper import figure2, figure3, figure4, figure5, figure6

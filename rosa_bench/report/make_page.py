@@ -8,9 +8,9 @@ from pathlib import Path
 from rich import get_console
 from rich.text import Text
 
+from rosa_bench.records.parts.types import STATUSES
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
-from rosa_bench.records.types import STATUSES
 from rosa_bench.report.make_figures import draw_figures
 from rosa_bench.report.make_tables import build_tables
 from rosa_bench.report.page.answer import best_variants, tally, verdicts
@@ -22,7 +22,7 @@ from rosa_bench.report.page.script import library, page_script, policy
 from rosa_bench.report.writers.html import fill, table_html
 from rosa_bench.report.writers.text import MISSING, thousands
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import write_atomic
+from rosa_bench.system.files.atomic import write_atomic
 
 NEEDED = ("itables", "jinja2", "markdown_it")  # packages of the extra "report"
 

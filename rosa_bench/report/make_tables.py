@@ -11,33 +11,21 @@ from rich.text import Text
 from rosa_bench.records.find import elsewhere
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
-from rosa_bench.report.cells.facts import is_memorised, is_text, scores_references
-from rosa_bench.report.cells.select import Group, select
+from rosa_bench.report.cells.selection.select import Group, select
 from rosa_bench.report.cells.settings import setting_of
-from rosa_bench.report.cells.unshown import REPEATED, listed, unshown
+from rosa_bench.report.cells.words.facts import is_memorised, is_text, scores_references
+from rosa_bench.report.cells.words.unshown import REPEATED, listed, unshown
 from rosa_bench.report.filters import Filters, matching
-from rosa_bench.report.tables import (
-    collapses,
-    language,
-    memorisation,
-    methods,
-    references,
-    regression,
-    table1,
-    table2,
-    table3,
-    table4,
-    table5,
-    train_loss,
-)
+from rosa_bench.report.tables import collapses, language, memorisation, methods, references, regression, train_loss
+from rosa_bench.report.tables.building.table import Table
+from rosa_bench.report.tables.paper import table1, table2, table3, table4, table5
 from rosa_bench.report.tables.runs import run_rows
-from rosa_bench.report.tables.table import Table
 from rosa_bench.report.writers.latex import latex
 from rosa_bench.report.writers.markdown import markdown
 from rosa_bench.report.writers.terminal import show
 from rosa_bench.report.writers.tidy_csv import tidy_csv
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import write_atomic
+from rosa_bench.system.files.atomic import write_atomic
 
 Builder = Callable[[list[Group]], Table]
 # To add a table, add a file like table2.py and list it here. Errors are never in a table of scores.

@@ -22,9 +22,9 @@ from rosa_bench.config.overrides.grammar import LONGEST, written
 from rosa_bench.config.overrides.mistakes import check_setting, composition_errors
 from rosa_bench.config.schema import half_decades
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.changes import changes_of
-from rosa_bench.report.cells.select import Cell, Group, select
+from rosa_bench.report.cells.selection.select import Cell, Group, select
 from rosa_bench.report.cells.settings import GROUPS, frozen
+from rosa_bench.report.cells.words.changes import changes_of
 from rosa_bench.system.errors import UserError, one_of
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from typing import Any
 from rosa_bench.config.build import typed
 from rosa_bench.config.files.reading import read_yaml
 from rosa_bench.config.identity.defaults import Default, defaults_of
-from rosa_bench.report.cells.select import Group
+from rosa_bench.report.cells.selection.select import Group
 from rosa_bench.report.cells.settings import Deviation, Variant, frozen
-from rosa_bench.system.files import shipped
+from rosa_bench.system.files.places import shipped
 
 
 @dataclass(kw_only=True)

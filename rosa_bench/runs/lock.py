@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import SoftFileLock, Timeout
 
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import named
+from rosa_bench.system.files.atomic import named
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL, errno.EBADF)  # answers of shares without flock
 EMPTY_S = 60  # a file lock without content is this old only if its maker was killed before writing into it

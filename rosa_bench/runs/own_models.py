@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from rosa_bench.config.files.folder import conf_folder, files_in, given_folder
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import write_atomic
+from rosa_bench.system.files.atomic import write_atomic
 from rosa_bench.system.setting import Checked, setting
 
 DEFAULT_FOLDER = "my_conf"

@@ -19,10 +19,10 @@ from rosa_bench.runs.inputs import fetch, inputs_of
 from rosa_bench.runs.outcome.forgetting import Measurement, measured_before
 from rosa_bench.runs.outcome.recording import begin
 from rosa_bench.runs.resolve import ResolvedRun
-from rosa_bench.system.meter import Meter
+from rosa_bench.system.resources.meter import Meter
 from rosa_bench.tasks.prepared import PreparedTask
 from rosa_bench.training.checkpoint import Checkpoints
-from rosa_bench.training.offload import movable
+from rosa_bench.training.memory.offload import movable
 from rosa_bench.training.spectrum import weights
 
 log = logging.getLogger(__name__)

@@ -19,10 +19,10 @@ from rosa_bench.data.spec import HubData
 from rosa_bench.models.weights.source import Source, locate
 from rosa_bench.records.store import record_path, runs_folder, superseded_folder
 from rosa_bench.system import processes
-from rosa_bench.system.device import resolve_device, resolve_precision
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import check_writable
-from rosa_bench.system.network import check_environment
+from rosa_bench.system.files.writable import check_writable
+from rosa_bench.system.hub.network import check_environment
+from rosa_bench.system.resources.device import resolve_device, resolve_precision
 from rosa_bench.tasks.base import Task
 from rosa_bench.tasks.context import Context
 

@@ -16,8 +16,8 @@ from rosa_bench.layers.fused.joined import joined
 from rosa_bench.layers.fused.stacked import LARGEST, materialised
 from rosa_bench.models.attention import without_cudnn_attention
 from rosa_bench.models.base_dtype import widen
-from rosa_bench.records.mappings import Result as RecordedResult
-from rosa_bench.records.measured import Criterion, EpochScores, Scores, Spectrum
+from rosa_bench.records.parts.mappings import Result as RecordedResult
+from rosa_bench.records.parts.measured import Criterion, EpochScores, Scores, Spectrum
 from rosa_bench.records.record import RunRecord
 from rosa_bench.runs.checkpoints.checkpointing import Checkpointing, InStep
 from rosa_bench.runs.checkpoints.resumable import check_resumable
@@ -28,26 +28,26 @@ from rosa_bench.runs.outcome.recording import Recording, recorded, save_rows, sa
 from rosa_bench.runs.prepare import Prepared, calibration_batches, prepare
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.system import processes
-from rosa_bench.system.device import autocast
-from rosa_bench.system.files import remove_unfinished
-from rosa_bench.system.meter import Meter, release_unused
-from rosa_bench.system.stopping import StopRequest, stop_signals_deferred
+from rosa_bench.system.files.folders import remove_unfinished
+from rosa_bench.system.resources.device import autocast
+from rosa_bench.system.resources.meter import Meter, release_unused
+from rosa_bench.system.signals.stopping import StopRequest, stop_signals_deferred
 from rosa_bench.tasks.base import Task
 from rosa_bench.tasks.prepared import PreparedTask, Result
 from rosa_bench.trackers.base import Tracking
 from rosa_bench.training.checkpoint import Snapshot
-from rosa_bench.training.collapse import CollapseStop
 from rosa_bench.training.compile import WARM_UPS as COMPILED_WARM_UPS
 from rosa_bench.training.compile import compiled
 from rosa_bench.training.cuda_graphs import Replay, replaying
+from rosa_bench.training.distributed.sharded import sharded
+from rosa_bench.training.distributed.together import OwnRandomness, Together, agree
 from rosa_bench.training.loop import fit
-from rosa_bench.training.observer import Observer
-from rosa_bench.training.offload import offloaded
-from rosa_bench.training.parallel import OwnRandomness, Together, agree
-from rosa_bench.training.progress import CandidateProgress, TrainingProgress
-from rosa_bench.training.recompute import recomputed
-from rosa_bench.training.selection import BestEpoch
-from rosa_bench.training.sharded import sharded
+from rosa_bench.training.memory.offload import offloaded
+from rosa_bench.training.memory.recompute import recomputed
+from rosa_bench.training.observers.base import Observer
+from rosa_bench.training.observers.collapse import CollapseStop
+from rosa_bench.training.observers.progress import CandidateProgress, TrainingProgress
+from rosa_bench.training.observers.selection import BestEpoch
 from rosa_bench.training.spectrum import spectrum, weights
 from rosa_bench.training.state import Epoch, Recipe, TrainingFailedError
 
@@ -79,7 +79,7 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
 
     An interrupted run is recorded as well, and its error is raised again. With ``resume=auto`` it continues from its
     checkpoint and ends with the same scores. ``observers`` watch or change the training
-    (`rosa_bench.training.observer`).
+    (`rosa_bench.training.observers.base`).
     """
     release_unused()
     prepared = prepare(resolved)

@@ -14,7 +14,7 @@ from typing import Any, TextIO, cast
 
 from rich import get_console
 
-from rosa_bench.system.printable import printable
+from rosa_bench.system.text.printable import printable
 
 
 class ConsoleHandler(logging.Handler):

@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Collection, Iterable
 
-from rosa_bench.system.printable import printable
+from rosa_bench.system.text.printable import printable
 
 
 class UserError(ValueError):

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from rosa_bench.system.errors import UserError, one_of
-from rosa_bench.system.names import check_name
+from rosa_bench.system.text.names import check_name
 
 KEY = "setting"
 ABSENT: Any = object()  # value of `Setting.before` for a setting that has always existed

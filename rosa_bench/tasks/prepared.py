@@ -11,9 +11,9 @@ from rosa_bench.data.batches import Batches
 from rosa_bench.data.rows import DataInfo
 from rosa_bench.models.loading.pretrained import Loaded, max_input_length
 from rosa_bench.records.generations import Generation
-from rosa_bench.system.device import autocast
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import new_folder
+from rosa_bench.system.files.folders import new_folder
+from rosa_bench.system.resources.device import autocast
 from rosa_bench.tasks.context import Context
 from rosa_bench.training.cuda_graphs import Replay, eager
 from rosa_bench.training.evaluation import Predictions, predict

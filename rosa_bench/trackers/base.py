@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from rosa_bench.system import processes
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import write_atomic
+from rosa_bench.system.files.atomic import write_atomic
 
 log = logging.getLogger(__name__)
 Metrics = dict[str, float]

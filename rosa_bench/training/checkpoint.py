@@ -23,9 +23,9 @@ from torch import Tensor
 
 from rosa_bench.system import processes
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import new_folder, remove_unfinished
-from rosa_bench.system.json_text import loads
+from rosa_bench.system.files.folders import new_folder, remove_unfinished
 from rosa_bench.system.tensors import load_tensors
+from rosa_bench.system.text.json_text import loads
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rosa_bench.layers.blocks import forward_replaced, stack_of_blocks
+from rosa_bench.layers.structure.blocks import forward_replaced, stack_of_blocks
 from rosa_bench.system.errors import UserError
 
 # CUDA graphs are left to `rosa_bench.training.cuda_graphs`, which captures the optimizer's step too.

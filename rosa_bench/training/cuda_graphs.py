@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from rosa_bench.system.device import UNDISTURBED
+from rosa_bench.system.resources.device import UNDISTURBED
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from rosa_bench.data.batches import Batch, Batches, targets, to_device
 from rosa_bench.metrics.load import LoadedMetric
 from rosa_bench.records.predictions import RowPredictions
 from rosa_bench.system import processes
-from rosa_bench.system.device import Autocast
+from rosa_bench.system.resources.device import Autocast
 from rosa_bench.system.tensors import is_sharded
 from rosa_bench.training.cuda_graphs import Replay, eager
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from rosa_bench.data.batches import Batch, Batches, parts, targets, to_device
 from rosa_bench.methods.base import Changed, Method
-from rosa_bench.system.meter import Meter
+from rosa_bench.system.resources.meter import Meter
 from rosa_bench.training.checkpoint import Snapshot
 from rosa_bench.training.cuda_graphs import Replay, drop_captured, eager
-from rosa_bench.training.observer import Observer, Observers
-from rosa_bench.training.parallel import Together, agree
+from rosa_bench.training.distributed.together import Together, agree
+from rosa_bench.training.observers.base import Observer, Observers
 from rosa_bench.training.state import Epoch, Recipe, Scores, Training, TrainingFailedError
 
 
@@ -39,8 +39,8 @@ def fit(
     """Train ``model``, to which ``method`` is already attached, and evaluate it after every epoch.
 
     ``replay`` may replace a step with a faster equivalent (`rosa_bench.training.cuda_graphs`). With ``together``
-    several processes make each step (`rosa_bench.training.parallel`). ``others`` are the other arguments of `steps`,
-    which says what is raised.
+    several processes make each step (`rosa_bench.training.distributed.together`). ``others`` are the other arguments of
+    `steps`, which says what is raised.
     """
     training = steps(model, method, batches, autocast=autocast, replay=replay, together=together, **others)
     try:

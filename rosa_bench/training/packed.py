@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from rosa_bench.data.batches import Batch, Batches, to_device
-from rosa_bench.layers.evaluating import evaluating
 from rosa_bench.layers.packs.by_run import ByRun
 from rosa_bench.layers.packs.packed import Rows, UnpackableError, pack_layers
 from rosa_bench.layers.packs.packed_low_rank import PackedLowRank, SharedInputs
 from rosa_bench.layers.packs.run_stacks import Stacks
+from rosa_bench.layers.structure.evaluating import evaluating
 from rosa_bench.methods.base import Method
 from rosa_bench.training.cuda_graphs import Replay, eager, forget_captured
 from rosa_bench.training.loop import Step, backward, update

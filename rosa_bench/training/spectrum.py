@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rosa_bench.layers.adapter import Adapter
-from rosa_bench.layers.linear import weight_of
+from rosa_bench.layers.structure.linear import weight_of
 
 EXACT = 32  # report every rank up to this one, and as many larger ones, evenly spaced on a logarithmic scale
 DIGITS = 5  # significant digits

@@ -45,7 +45,7 @@ JOBS = (
 )  # fmt: skip
 FIRST_STEP = """
 import sys, rosa_bench
-from rosa_bench.training.observer import Observer
+from rosa_bench.training.observers.base import Observer
 class First(Observer):
     def on_step_end(self, training):
         raise KeyboardInterrupt

@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from rosa_bench.api import compose, resolve
 from rosa_bench.runs.run import run
-from rosa_bench.training.observer import Observer
+from rosa_bench.training.observers.base import Observer
 from rosa_bench.training.state import Epoch, Training
 from scripts.arguments import setting, start
 

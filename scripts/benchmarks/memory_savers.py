@@ -35,11 +35,11 @@ from rosa_bench.methods.base import RunLength
 from rosa_bench.models.base_dtype import store_in
 from rosa_bench.runs.prepare import calibration_batches
 from rosa_bench.runs.run import fast, recipe
-from rosa_bench.system.device import autocast
-from rosa_bench.system.meter import Meter, release_unused
+from rosa_bench.system.resources.device import autocast
+from rosa_bench.system.resources.meter import Meter, release_unused
 from rosa_bench.tasks.language_modelling.packing import Packed, PackedBatches
 from rosa_bench.training.loop import fit
-from rosa_bench.training.observer import Observer
+from rosa_bench.training.observers.base import Observer
 from rosa_bench.training.state import Training
 from scripts.arguments import RESULTS, existing_folder, number, start
 from scripts.benchmarks.decoder_step import decoder

@@ -22,8 +22,8 @@ from rosa_bench.api import compose
 from rosa_bench.data.batches import Batch
 from rosa_bench.layers.fused.stacked import LARGEST, materialised
 from rosa_bench.models.attention import without_cudnn_attention
-from rosa_bench.system.device import autocast, resolve_precision
-from rosa_bench.system.meter import release_unused
+from rosa_bench.system.resources.device import autocast, resolve_precision
+from rosa_bench.system.resources.meter import release_unused
 from rosa_bench.training.cuda_graphs import replaying
 from rosa_bench.training.loop import optimisation
 from rosa_bench.training.packed import Pack, own_copy

@@ -34,7 +34,7 @@ from rosa_bench.layers.low_rank import low_rank_layers
 from rosa_bench.lowrank import select_indices, singular_directions
 from rosa_bench.methods.base import RunLength
 from rosa_bench.methods.rosa import Rosa
-from rosa_bench.system.device import autocast
+from rosa_bench.system.resources.device import autocast
 from rosa_bench.training.cuda_graphs import replaying
 from scripts.arguments import RESULTS, existing_folder, start
 from scripts.reporting import Figures, wait_for_gpu, with_extra_bytes, write_report

@@ -36,13 +36,13 @@ from rosa_bench.layers.fused.stacked import LARGEST, materialised
 from rosa_bench.methods.base import Method
 from rosa_bench.models.attention import use_fast_attention, without_cudnn_attention
 from rosa_bench.system import processes
-from rosa_bench.system.device import autocast, resolve_device, resolve_precision
-from rosa_bench.system.meter import peak_bytes, release_unused, reset_peak
+from rosa_bench.system.resources.device import autocast, resolve_device, resolve_precision
+from rosa_bench.system.resources.meter import peak_bytes, release_unused, reset_peak
 from rosa_bench.training.cuda_graphs import replaying
+from rosa_bench.training.distributed.sharded import sharded
+from rosa_bench.training.distributed.together import Together
 from rosa_bench.training.loop import optimisation
-from rosa_bench.training.parallel import Together
-from rosa_bench.training.recompute import recomputed
-from rosa_bench.training.sharded import sharded
+from rosa_bench.training.memory.recompute import recomputed
 from rosa_bench.training.state import Recipe, Training
 from scripts.arguments import RESULTS, existing_folder, number, one_of, start
 from scripts.benchmarks.decoder_step import decoder

@@ -35,7 +35,7 @@ from rosa_bench.data.batches import Batch
 from rosa_bench.methods.base import Method, RunLength
 from rosa_bench.models.attention import without_cudnn_attention
 from rosa_bench.models.base_dtype import store_in
-from rosa_bench.system.meter import peak_bytes, release_unused, reset_peak
+from rosa_bench.system.resources.meter import peak_bytes, release_unused, reset_peak
 from scripts.arguments import RESULTS, existing_folder, number, regular_expression, start
 from scripts.benchmarks.decoder_step import decoder
 from scripts.benchmarks.step import ready

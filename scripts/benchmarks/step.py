@@ -32,7 +32,7 @@ from rosa_bench.layers.low_rank import LowRankLinear
 from rosa_bench.methods.ft import FullFineTuning
 from rosa_bench.models.attention import use_fast_attention
 from rosa_bench.models.base_dtype import store_in
-from rosa_bench.system.device import autocast, resolve_precision
+from rosa_bench.system.resources.device import autocast, resolve_precision
 from rosa_bench.training.compile import WARM_UPS, compiled
 from rosa_bench.training.cuda_graphs import replaying
 from rosa_bench.training.loop import optimisation

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import write_atomic
+from rosa_bench.system.files.atomic import write_atomic
 from scripts.arguments import existing_folder, new_folder, start
 
 INSTALLED = Path("/usr/share/man/de")

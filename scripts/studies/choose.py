@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 from rosa_bench.choose.plan import Arm
 from rosa_bench.choose.state import load_choice
-from rosa_bench.data.readers import stream_rows
+from rosa_bench.data.reading.readers import stream_rows
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
-from rosa_bench.report.cells.changes import changes_of
+from rosa_bench.report.cells.words.changes import changes_of
 from rosa_bench.system.errors import UserError
 from scripts.arguments import start
 

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from scipy.special import betaln, digamma, fdtrc, fdtri, ndtr, polygamma, stdtr
 
 from rosa_bench import api
-from rosa_bench.report.cells.comparable import method_comparisons
 from rosa_bench.report.cells.differences import holm
-from rosa_bench.report.cells.select import select
+from rosa_bench.report.cells.selection.comparable import method_comparisons
+from rosa_bench.report.cells.selection.select import select
 from rosa_bench.report.cells.statistics import satterthwaite
 from scripts.arguments import start
 from scripts.reporting import Figures, write_report

@@ -17,8 +17,8 @@ from rosa_bench.choose.plan import Arm, Cost, Rows, Size
 from rosa_bench.choose.search import Found
 from rosa_bench.choose.state import Choice
 from rosa_bench.config.files.folder import config_dir
-from rosa_bench.records.mappings import PeakBytes
-from rosa_bench.records.measured import Stopped
+from rosa_bench.records.parts.mappings import PeakBytes
+from rosa_bench.records.parts.measured import Stopped
 from rosa_bench.records.record import RunRecord
 
 LORA, FT, BITFIT, ROSA = Arm("lora", 2e-3, 8), Arm("ft", 6e-5), Arm("bitfit", 6e-4), Arm("rosa", 1e-3)

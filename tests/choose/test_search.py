@@ -9,7 +9,7 @@ from rosa_bench.choose.budget import Budget
 from rosa_bench.choose.halving import Score, rungs
 from rosa_bench.choose.plan import Arm, Size
 from rosa_bench.choose.search import Found, score_at, search, with_reference
-from rosa_bench.records.measured import EpochScores
+from rosa_bench.records.parts.measured import EpochScores
 from rosa_bench.records.record import RunRecord
 
 MakeRecord = Callable[..., RunRecord]

@@ -11,7 +11,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from rosa_bench.cli.main import main
-from rosa_bench.system import stopping
+from rosa_bench.system.signals import stopping
 
 
 class Outcome(NamedTuple):

@@ -13,7 +13,7 @@ from rosa_bench.choose import choosing
 from rosa_bench.choose.measuring import Measured
 from rosa_bench.choose.plan import Arm, Cost, Rows, Size
 from rosa_bench.choose.search import Found
-from rosa_bench.records.mappings import Result
+from rosa_bench.records.parts.mappings import Result
 from rosa_bench.records.record import to_values
 from rosa_bench.records.store import load_records
 from rosa_bench.runs.resolve import ResolvedRun

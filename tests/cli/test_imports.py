@@ -14,7 +14,7 @@ from rosa_bench.records.store import save_record
 NOT_NEEDED = ("sacrebleu", "sklearn.metrics", "scipy.stats", "evaluate", "datasets", "pandas", "matplotlib", "peft")
 FIRST_STEP = """
 import gc, sys, rosa_bench
-from rosa_bench.training.observer import Observer
+from rosa_bench.training.observers.base import Observer
 class Imports:
     def find_spec(self, name, *_):
         if name in ("torch", "transformers.modeling_utils"):

@@ -13,7 +13,7 @@ from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.official import are_official, is_subset
 from rosa_bench.data.rows import DataInfo, Row, fingerprint
 from rosa_bench.data.spec import HubData, Official
-from rosa_bench.records.conditions import Data
+from rosa_bench.records.parts.conditions import Data
 from rosa_bench.tasks.classification.rows import load_splits
 from rosa_bench.tasks.classification.task import TextTask
 from rosa_bench.tasks.generation.task import GenerationTask

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rosa_bench.data.readers import stream_rows
+from rosa_bench.data.reading.readers import stream_rows
 from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.classification.rows import load_rows
 from rosa_bench.tasks.classification.task import TextTask

@@ -147,7 +147,7 @@ TINY = ("device=cpu", "epochs=1", "batch_size=8", "limit_train=16", "limit_eval=
 
 STOPPED = """
 import os, signal, sys, rosa_bench
-from rosa_bench.training.observer import Observer
+from rosa_bench.training.observers.base import Observer
 
 class Stop(Observer):
     def on_step_start(self, training):

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.system import hub as hub_module
-from rosa_bench.system import hub_cache
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.hub import fetch
-from rosa_bench.system.hub_cache import Repository, Snapshot
+from rosa_bench.system.hub import cache
+from rosa_bench.system.hub import repository as hub_module
+from rosa_bench.system.hub.cache import Repository, Snapshot
+from rosa_bench.system.hub.repository import fetch
 
 TOY = Repository("some/toy", "model")
 FILES = {
@@ -352,7 +352,7 @@ def test_a_cache_that_cannot_be_written_changes_nothing(toy: str, monkeypatch: p
     def refuse(*_: Any) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(hub_cache, "write_atomic", refuse)
+    monkeypatch.setattr(cache, "write_atomic", refuse)
     assert_content(get())
     assert_content(get())
 
@@ -380,7 +380,7 @@ def test_a_hub_that_does_not_answer_is_not_asked_again_at_once(
 
 
 def test_waiting_is_announced(hub: Any, toy: str, faults: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    from rosa_bench.system import network
+    from rosa_bench.system.hub import network
 
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(network, "PATIENCE_S", 0.1)

@@ -10,10 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.pytorch_utils import Conv1D
 
 from rosa_bench.layers.adapter import Adapter, adapters
-from rosa_bench.layers.linear import Linear, weight_of
 from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers, low_rank_linear
 from rosa_bench.layers.scaled import ScaledLinear
-from rosa_bench.layers.surgery import linear_names, name_matches, replace_linears, restore_linears
+from rosa_bench.layers.structure.linear import Linear, weight_of
+from rosa_bench.layers.structure.surgery import linear_names, name_matches, replace_linears, restore_linears
 from rosa_bench.system.errors import UserError
 
 IN, OUT, RANK = 5, 7, 2

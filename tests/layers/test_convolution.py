@@ -14,8 +14,8 @@ from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.convolution import LowRankConvolution
 from rosa_bench.layers.directions.gradients import gradient_directions
 from rosa_bench.layers.fused.stacked import materialised
-from rosa_bench.layers.linear import weight_of
 from rosa_bench.layers.low_rank import low_rank_layers
+from rosa_bench.layers.structure.linear import weight_of
 from rosa_bench.methods.base import RunLength
 from rosa_bench.system.errors import UserError
 

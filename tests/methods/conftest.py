@@ -18,16 +18,16 @@ from rosa_bench.config.composing.parse import parse
 from rosa_bench.config.identity.defaults import composed
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch
-from rosa_bench.layers.linear import LINEAR_TYPES, weight_of
-from rosa_bench.layers.surgery import name_matches
+from rosa_bench.layers.structure.linear import LINEAR_TYPES, weight_of
+from rosa_bench.layers.structure.surgery import name_matches
 from rosa_bench.methods.base import Method
 from rosa_bench.models.attention import use_fast_attention
 from rosa_bench.runs.run import recipe
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.meter import Meter
+from rosa_bench.system.resources.meter import Meter
 from rosa_bench.training.checkpoint import Snapshot
 from rosa_bench.training.loop import fit, optimisation
-from rosa_bench.training.observer import Observer
+from rosa_bench.training.observers.base import Observer
 from rosa_bench.training.state import Training
 
 CPU = torch.device("cpu")

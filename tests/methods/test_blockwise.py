@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.layers.blocks import transformer_blocks
+from rosa_bench.layers.structure.blocks import transformer_blocks
 from rosa_bench.methods.base import RunLength
 from rosa_bench.methods.blockwise import ORDERS, Blockwise
 from rosa_bench.system.errors import UserError

@@ -19,9 +19,9 @@ from transformers import (
 
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.adapter import adapters
-from rosa_bench.layers.linear import weight_of
 from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
 from rosa_bench.layers.scaled import ScaledLinear
+from rosa_bench.layers.structure.linear import weight_of
 from rosa_bench.methods.rosa import Rosa
 from rosa_bench.system.errors import UserError
 

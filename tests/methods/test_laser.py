@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.layers.linear import LINEAR_TYPES, weight_of
+from rosa_bench.layers.structure.linear import LINEAR_TYPES, weight_of
 from rosa_bench.layers.weights.reduced import NAME
 from rosa_bench.methods.laser import UNCHANGED, Laser
 from rosa_bench.records.record import RunRecord
@@ -21,7 +21,7 @@ from rosa_bench.records.store import load_record
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run
 from rosa_bench.system.errors import UserError
-from rosa_bench.training.observer import Observer
+from rosa_bench.training.observers.base import Observer
 from rosa_bench.training.state import Epoch, Training
 
 MODELS = ("tiny_roberta", "tiny_gpt2", "tiny_llama")

@@ -23,18 +23,18 @@ from torch import Tensor, nn
 from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.groups import kinds
 from rosa_bench.layers.adapter import Adapter, adapters
-from rosa_bench.layers.blocks import transformer_blocks
 from rosa_bench.layers.fused.joined import joined
 from rosa_bench.layers.fused.stacked import materialised
+from rosa_bench.layers.structure.blocks import transformer_blocks
 from rosa_bench.methods.base import Changed
 from rosa_bench.methods.peft.tuner import PeftTuner
 from rosa_bench.methods.size import size_of
 from rosa_bench.runs.checkpoints.resumable import check_optimizer
 from rosa_bench.system.errors import UserError
 from rosa_bench.training.cuda_graphs import eager, replaying
-from rosa_bench.training.observer import Observer
-from rosa_bench.training.offload import movable, offloaded
-from rosa_bench.training.recompute import recomputed
+from rosa_bench.training.memory.offload import movable, offloaded
+from rosa_bench.training.memory.recompute import recomputed
+from rosa_bench.training.observers.base import Observer
 from rosa_bench.training.state import Training
 
 # torch's advice about the sparse tensors of PEFT's SHiRA, once per process.

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.layers.linear import weight_of
+from rosa_bench.layers.structure.linear import weight_of
 from rosa_bench.layers.weights.projected import projected, random_projectors
 from rosa_bench.methods.base import RunLength
 from rosa_bench.methods.projected import MOMENTS, ProjectedMethod

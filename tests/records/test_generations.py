@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rosa_bench.records.generations import Generation, path, read, save, to_lines
 from rosa_bench.records.store import load_records, runs_folder, superseded_folder
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import write_atomic
+from rosa_bench.system.files.atomic import write_atomic
 
 # Line separators besides "\n", a byte order mark, and other text that a model may write.
 texts = st.one_of(

@@ -11,7 +11,7 @@ import pytest
 import rosa_bench
 from rosa_bench.config.groups import kinds, names_in
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.records.conditions import Git
+from rosa_bench.records.parts.conditions import Git
 from rosa_bench.records.provenance import git_state, versions
 
 ME = ("-c", "user.name=me", "-c", "user.email=me@example.org", "-c", "commit.gpgsign=false")

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 from msgspec.structs import replace
 
-from rosa_bench.records.mappings import Result
+from rosa_bench.records.parts.mappings import Result
 from rosa_bench.records.record import SCHEMA, RunRecord, to_values
 from rosa_bench.records.store import (
     load_record,
@@ -22,7 +22,7 @@ from rosa_bench.records.store import (
     superseded_folder,
 )
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import write_atomic
+from rosa_bench.system.files.atomic import write_atomic
 
 Make = Callable[..., RunRecord]
 LATER = "2026-01-02T04:00:00+00:00"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.records.measured import EpochScores
+from rosa_bench.records.parts.measured import EpochScores
 from rosa_bench.records.record import RunRecord, from_values, to_values
 
 MakeRecord = Callable[..., RunRecord]

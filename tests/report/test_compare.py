@@ -11,10 +11,10 @@ from scipy.stats import sem, ttest_1samp, ttest_ind
 from rosa_bench.config.groups import kinds
 from rosa_bench.records.record import RunRecord, from_values, to_values
 from rosa_bench.report.cells.differences import FEW_SEEDS_NOTE, noncentrality
-from rosa_bench.report.cells.reported import reporting
+from rosa_bench.report.cells.selection.reported import reporting
 from rosa_bench.report.compare import compare
 from rosa_bench.report.comparison import ABSENT, comparison, typed, value_of
-from rosa_bench.report.tables.table import Section
+from rosa_bench.report.tables.building.table import Section
 from rosa_bench.system.errors import UserError
 
 MakeRecord = Callable[..., RunRecord]

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.records.measured import EpochScores
+from rosa_bench.records.parts.measured import EpochScores
 from rosa_bench.records.record import RunRecord, to_values
 from rosa_bench.records.store import load_records, runs_folder, save_record
-from rosa_bench.report.cells.select import select
+from rosa_bench.report.cells.selection.select import select
 from rosa_bench.report.figures.paper import figure6
 from rosa_bench.report.figures.studies import lr_sensitivity
 from rosa_bench.report.make_figures import make_figures
 from rosa_bench.report.make_tables import make_tables
-from rosa_bench.report.tables import table1, table2
+from rosa_bench.report.tables.paper import table1, table2
 from rosa_bench.report.writers.markdown import markdown
 from rosa_bench.system.errors import UserError
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import select
+from rosa_bench.report.cells.selection.select import select
 from rosa_bench.report.next import next_commands
 
 MakeRecord = Callable[..., RunRecord]

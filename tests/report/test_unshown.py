@@ -9,8 +9,8 @@ import pytest
 from rosa_bench.cli.commands.compare import main as compare_command
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import save_record
-from rosa_bench.report.cells.select import select
-from rosa_bench.report.cells.unshown import not_shown, unshown
+from rosa_bench.report.cells.selection.select import select
+from rosa_bench.report.cells.words.unshown import not_shown, unshown
 from rosa_bench.report.compare import compare, why_not
 from rosa_bench.report.comparison import comparison
 from rosa_bench.report.make_figures import draw_figures, why_not_drawn

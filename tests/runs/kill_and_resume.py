@@ -40,8 +40,8 @@ from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.status import status_of
 from rosa_bench.tasks.prepared import OnBatches, PreparedTask
 from rosa_bench.training import checkpoint, state
-from rosa_bench.training.observer import Observer
-from rosa_bench.training.selection import BestEpoch
+from rosa_bench.training.observers.base import Observer
+from rosa_bench.training.observers.selection import BestEpoch
 from rosa_bench.training.state import Training
 
 torch.set_num_threads(1)

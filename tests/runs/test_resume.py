@@ -20,7 +20,7 @@ from rosa_bench.records.store import load_records
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run
 from rosa_bench.system.errors import PreemptedError, UserError
-from rosa_bench.system.stopping import stop_signals_deferred
+from rosa_bench.system.signals.stopping import stop_signals_deferred
 from rosa_bench.training.checkpoint import Checkpoints
 
 TINY = (

@@ -25,7 +25,7 @@ from rosa_bench.methods.base import RunLength
 from rosa_bench.methods.size import UnsizedError
 from rosa_bench.models.encoder import load_encoder
 from rosa_bench.models.spec import Encoder
-from rosa_bench.records.conditions import Git
+from rosa_bench.records.parts.conditions import Git
 from rosa_bench.records.provenance import versions
 from rosa_bench.records.record import RunRecord, to_values
 from rosa_bench.records.store import load_record, load_records

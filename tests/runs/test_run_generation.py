@@ -27,7 +27,7 @@ from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.generation import prepare as generation
 from rosa_bench.tasks.generation.prompts import load_prompts
 from rosa_bench.tasks.generation.task import GenerationTask
-from rosa_bench.training.observer import Observer
+from rosa_bench.training.observers.base import Observer
 from rosa_bench.training.state import Training
 
 MakeSetup = Callable[..., ResolvedRun]

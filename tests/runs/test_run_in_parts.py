@@ -8,8 +8,8 @@ import pytest
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord, to_values
 from rosa_bench.records.store import load_record
-from rosa_bench.report.cells.reported import reporting
-from rosa_bench.report.cells.select import select
+from rosa_bench.report.cells.selection.reported import reporting
+from rosa_bench.report.cells.selection.select import select
 from rosa_bench.report.show.one_run import blocks
 from rosa_bench.report.tables import memorisation
 from rosa_bench.runs.packing.pack import run_pack

@@ -5,7 +5,7 @@ import pytest
 from msgspec.structs import replace
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.records.measured import Spectrum, WeightSpectrum
+from rosa_bench.records.parts.measured import Spectrum, WeightSpectrum
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import runs_folder, save_record
 from rosa_bench.runs.resolve import ResolvedRun, resolve

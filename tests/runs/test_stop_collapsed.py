@@ -10,12 +10,12 @@ from msgspec import UNSET
 
 from rosa_bench.config.composing.compose import composing
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.records.measured import Stopped
 from rosa_bench.records.mistake import mistake_in
+from rosa_bench.records.parts.measured import Stopped
 from rosa_bench.records.predictions import path, read
 from rosa_bench.records.record import RunRecord, to_values
 from rosa_bench.records.store import load_records
-from rosa_bench.report.cells.select import select
+from rosa_bench.report.cells.selection.select import select
 from rosa_bench.report.next import repeated
 from rosa_bench.report.tables.collapses import build
 from rosa_bench.report.tables.runs import run_rows

@@ -9,14 +9,10 @@ from pathlib import Path
 import pytest
 
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import (
-    check_replaceable,
-    check_writable,
-    new_folder,
-    remove_unfinished,
-    sha256,
-    write_atomic,
-)
+from rosa_bench.system.files.atomic import write_atomic
+from rosa_bench.system.files.digest import sha256
+from rosa_bench.system.files.folders import check_replaceable, new_folder, remove_unfinished
+from rosa_bench.system.files.writable import check_writable
 
 
 def listing(folder: Path) -> dict[str, bytes | None]:

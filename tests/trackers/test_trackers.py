@@ -23,7 +23,7 @@ from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run
 from rosa_bench.system.errors import UserError
 from rosa_bench.trackers import base, tensorboard
-from rosa_bench.training.observer import Observer
+from rosa_bench.training.observers.base import Observer
 from rosa_bench.training.state import Training, TrainingFailedError
 
 NAMES = sorted(path.stem for path in (conf_folder() / "logger").glob("*.yaml"))

@@ -29,7 +29,7 @@ from rosa_bench.methods.base import Changed
 from rosa_bench.system import processes
 from rosa_bench.system.errors import StoppedError
 from rosa_bench.system.tensors import whole
-from rosa_bench.training.observer import Observer
+from rosa_bench.training.observers.base import Observer
 from rosa_bench.training.state import Epoch, Training
 
 

@@ -23,7 +23,7 @@ from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run
 from rosa_bench.tasks.prepared import PreparedTask
 from rosa_bench.training.checkpoint import TENSORS, VALUES, Checkpoints, MisfitError, Snapshot
-from rosa_bench.training.observer import Observer
+from rosa_bench.training.observers.base import Observer
 
 STEPS, EPOCHS, AT = 5, 4, 8  # per epoch, of the run, and the step of the checkpoint
 TINY = (

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.layers.blocks import transformer_blocks
 from rosa_bench.layers.fused.joined import joined
 from rosa_bench.layers.fused.stacked import materialised
+from rosa_bench.layers.structure.blocks import transformer_blocks
 from rosa_bench.models.attention import use_fast_attention
 from rosa_bench.models.logits.chunked_loss import use_chunked_loss
 from rosa_bench.runs.resolve import resolve

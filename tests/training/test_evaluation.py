@@ -11,7 +11,7 @@ from rosa_bench.data.batches import IGNORED, Batches, encode
 from rosa_bench.data.rows import Row
 from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.models.weights.random import byte_tokenizer
-from rosa_bench.system.device import autocast
+from rosa_bench.system.resources.device import autocast
 from rosa_bench.training.evaluation import Predictions, mean_loss, predict, score
 
 CPU = torch.device("cpu")

@@ -21,11 +21,11 @@ from rosa_bench.methods.rosa import Rosa
 from rosa_bench.optim.adamw import AdamW
 from rosa_bench.optim.schedule import SCHEDULES, lr_at
 from rosa_bench.runs.run import recipe as recipe_of
-from rosa_bench.system.meter import Meter
+from rosa_bench.system.resources.meter import Meter
 from rosa_bench.training.checkpoint import Snapshot
 from rosa_bench.training.loop import backward, fit
-from rosa_bench.training.observer import Observer
-from rosa_bench.training.progress import TrainingProgress
+from rosa_bench.training.observers.base import Observer
+from rosa_bench.training.observers.progress import TrainingProgress
 from rosa_bench.training.state import (
     Epoch,
     Recipe,

@@ -24,10 +24,10 @@ from rosa_bench.layers.scaled import ScaledLinear
 from rosa_bench.runs.packing.pack import StandIn
 from rosa_bench.runs.run import recipe as recipe_of
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.meter import Meter
+from rosa_bench.system.resources.meter import Meter
 from rosa_bench.training import packed
 from rosa_bench.training.loop import fit, steps
-from rosa_bench.training.observer import Observer
+from rosa_bench.training.observers.base import Observer
 from rosa_bench.training.packed import SharedBatches, fit_together, own_copy
 from rosa_bench.training.state import Epoch, Training, TrainingFailedError
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.layers.linear import StackedLinear
+from rosa_bench.layers.structure.linear import StackedLinear
 from rosa_bench.models.encoder import load_encoder
 from rosa_bench.models.spec import Encoder
 from rosa_bench.records.record import RunRecord

@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> None:
     from rosa_bench.cli.commands.run import next_command
     from rosa_bench.config.overrides.grammar import spelled
     from rosa_bench.config.overrides.mistakes import check_overrides
-    from rosa_bench.system.files import write_atomic
+    from rosa_bench.system.files.atomic import write_atomic
 
     options, others = options_and_settings(Options, arguments)
     typed = with_defaults(others)

@@ -38,8 +38,8 @@ def main(arguments: list[str]) -> None:
     from rosa_bench.records.find import elsewhere
     from rosa_bench.records.record import RunRecord
     from rosa_bench.records.store import load_records
-    from rosa_bench.report.cells.reported import reporting
-    from rosa_bench.report.cells.unshown import not_shown, unshown
+    from rosa_bench.report.cells.selection.reported import reporting
+    from rosa_bench.report.cells.words.unshown import not_shown, unshown
     from rosa_bench.report.compare import compare, why_not
     from rosa_bench.report.comparison import comparison
     from rosa_bench.report.writers.terminal import show_sections

@@ -77,7 +77,7 @@ def exported_run(record: "RunRecord", records: "list[RunRecord]", options: Optio
     """Export a run. Return what was written, and lines about it."""
     from huggingface_hub.utils import yaml_dump
 
-    from rosa_bench.report.card import SIGN, Export, eval_entries, model_card, same_but_seed
+    from rosa_bench.report.writers.card import SIGN, Export, eval_entries, model_card, same_but_seed
     from rosa_bench.runs.exporting.export import Request, export
 
     said: list[str] = []

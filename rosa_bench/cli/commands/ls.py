@@ -34,8 +34,8 @@ def main(arguments: list[str]) -> None:
     from rich.text import Text
 
     from rosa_bench.records.find import by_start, elsewhere
+    from rosa_bench.records.parts.types import STATUSES
     from rosa_bench.records.store import load_records
-    from rosa_bench.records.types import STATUSES
     from rosa_bench.report.filters import filters_of, matching
     from rosa_bench.report.show.run_lines import run_lines
 

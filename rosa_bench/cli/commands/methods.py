@@ -16,8 +16,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rosa_bench.cli.messages import report_at_once
-from rosa_bench.system.collector import collector_paused
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.resources.collector import collector_paused
 
 if TYPE_CHECKING:
     from rosa_bench.runs.planning.catalogue import Details, Entry

@@ -27,7 +27,7 @@ from rosa_bench.models.spec import Encoder, Model
 from rosa_bench.models.weights.wheel import is_complete, pull, pulled_folder
 from rosa_bench.runs.own_models import Own, add_model
 from rosa_bench.system.errors import UserError, did_you_mean, one_of
-from rosa_bench.system.network import check_environment
+from rosa_bench.system.hub.network import check_environment
 
 USAGE = "usage: rosa-bench models, rosa-bench models pull NAME, or rosa-bench models add FOLDER|ID name=NAME"
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from rosa_bench.cli.messages import explain, report, report_at_once
 from rosa_bench.cli.options import MULTIRUN, separate
-from rosa_bench.system.collector import collector_paused
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.resources.collector import collector_paused
 
 if TYPE_CHECKING:
     from rosa_bench.runs.planning.plan import Job

@@ -30,7 +30,7 @@ from rosa_bench.cli.options import MULTIRUN, FromRecords, separate
 from rosa_bench.system.console import output_never_fails
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.processes import launched
-from rosa_bench.system.workers import workers_end_with_us
+from rosa_bench.system.signals.workers import workers_end_with_us
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -18,7 +18,7 @@ from rich.text import Text
 from rosa_bench.metrics.text_overlap import SIGNATURE, score
 from rosa_bench.records.generations import Generation, read
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.printable import printable
+from rosa_bench.system.text.printable import printable
 
 # Title and factor of each score: fractions are shown in per cent, NIST on its own scale.
 COLUMNS = {"bleu": ("BLEU", 100), "bleu_cased": ("BLEU, cased", 100), "nist": ("NIST", 1)}

@@ -14,8 +14,8 @@ Examples:
 from dataclasses import dataclass
 
 from rosa_bench.cli.options import FromRecords, options_and_filters
-from rosa_bench.system.collector import collector_paused
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.resources.collector import collector_paused
 from rosa_bench.system.setting import setting
 
 FIRST = 1  # sections of each table that are printed without it

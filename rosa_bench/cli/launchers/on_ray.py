@@ -14,7 +14,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from rosa_bench.system.stopping import SIGNALS
+from rosa_bench.system.signals.stopping import SIGNALS
 
 log = logging.getLogger(__name__)
 

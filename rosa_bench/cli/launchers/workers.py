@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 
-from rosa_bench.system.workers import ending_with_parent
+from rosa_bench.system.signals.workers import ending_with_parent
 
 # Hydra's launchers, by the class that their settings name: whether a process of the launcher's own is between the
 # sweep and its workers. Jobs of any other launcher are made by the sweep itself, or elsewhere, as by Slurm.

@@ -25,8 +25,8 @@ from rosa_bench.config.composing.placing import placing, plain
 from rosa_bench.config.files.folder import conf_folder, own_folder
 from rosa_bench.config.schema import Plain, Shorthand
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.printable import printable
 from rosa_bench.system.setting import settings_of
+from rosa_bench.system.text.printable import printable
 
 Overrides = tuple[str, ...]
 MOST_JOBS = 100_000

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import shipped
+from rosa_bench.system.files.places import shipped
 
 OWN = "ROSA_BENCH_CONFIG_DIR"  # in the environment, so that the processes of a sweep have it too
 

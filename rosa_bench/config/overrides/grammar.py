@@ -22,8 +22,8 @@ from rosa_bench.config.declared import alternatives, hints, without_interpolatio
 from rosa_bench.config.groups import GROUPS, kinds
 from rosa_bench.config.schema import Plain, Shorthand
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.printable import printable
 from rosa_bench.system.setting import settings_of
+from rosa_bench.system.text.printable import printable
 
 LONGEST = 10_000  # characters of an argument; Hydra's parser takes time that grows faster than the length
 DEEPEST = 50  # brackets inside brackets; its recursion would otherwise end in a RecursionError

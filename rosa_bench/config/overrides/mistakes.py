@@ -15,7 +15,7 @@ from rosa_bench.config.files.folder import groups
 from rosa_bench.config.groups import GROUPS, kinds
 from rosa_bench.config.schema import RunConfig, Shorthand
 from rosa_bench.system.errors import UserError, did_you_mean, unknown, user_error_in
-from rosa_bench.system.printable import printable, shortened
+from rosa_bench.system.text.printable import printable, shortened
 
 MISFIT = re.compile("Error merging override [+]*(.*?)=(.*)\n?.*DictConfig with ListConfig", re.DOTALL)
 SEVERAL = re.compile("Ambiguous value for argument '(.*?)'")

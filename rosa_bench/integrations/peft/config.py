@@ -16,8 +16,8 @@ from peft import LoraConfig
 from rosa_bench.integrations.peft.register import rosa_type
 from rosa_bench.lowrank import SELECTIONS
 from rosa_bench.system.errors import UserError, at_least, one_of
-from rosa_bench.system.files import write_atomic
-from rosa_bench.system.json_text import loads
+from rosa_bench.system.files.atomic import write_atomic
+from rosa_bench.system.text.json_text import loads
 
 STATE_FILE = "rosa_config.json"
 FORMAT = 1

@@ -17,8 +17,8 @@ from transformers.pytorch_utils import Conv1D
 
 from rosa_bench.integrations.peft.past import Past
 from rosa_bench.layers.exact import Update, concatenated
-from rosa_bench.layers.linear import weight_of
 from rosa_bench.layers.low_rank import low_rank_linear
+from rosa_bench.layers.structure.linear import weight_of
 from rosa_bench.lowrank import merge
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.tensors import is_sharded

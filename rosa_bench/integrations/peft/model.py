@@ -17,7 +17,7 @@ from rosa_bench.integrations.peft.config import RosaConfig
 from rosa_bench.integrations.peft.layer import RosaLinear
 from rosa_bench.integrations.peft.past import exact_update
 from rosa_bench.integrations.peft.saved import export, restore
-from rosa_bench.layers.surgery import untie
+from rosa_bench.layers.structure.surgery import untie
 from rosa_bench.lowrank import factorize, stacks
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import generator

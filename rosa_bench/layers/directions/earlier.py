@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rosa_bench.layers.low_rank import LowRankLinear
 from rosa_bench.lowrank import WORKSPACE, merge, singular_directions, stacks
-from rosa_bench.system.device import UNDISTURBED
+from rosa_bench.system.resources.device import UNDISTURBED
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rosa_bench.layers.evaluating import evaluating
 from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
+from rosa_bench.layers.structure.evaluating import evaluating
 from rosa_bench.lowrank import leading_basis
 
 

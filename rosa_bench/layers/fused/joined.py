@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from rosa_bench.layers.evaluating import evaluating
-from rosa_bench.layers.linear import weight_of
 from rosa_bench.layers.low_rank import LowRankLinear, product_dtype
 from rosa_bench.layers.storage.narrow import is_narrow
+from rosa_bench.layers.structure.evaluating import evaluating
+from rosa_bench.layers.structure.linear import weight_of
 
 Layer = nn.Linear | Conv1D | LowRankLinear
 

@@ -16,7 +16,7 @@ from rosa_bench.layers.low_rank import LowRankLinear
 from rosa_bench.layers.packs.packed_low_rank import PackedLowRank
 from rosa_bench.layers.packs.run_stacks import Stacks, per_run
 from rosa_bench.layers.scaled import ScaledLinear
-from rosa_bench.layers.surgery import replace_module
+from rosa_bench.layers.structure.surgery import replace_module
 from rosa_bench.system.errors import UserError
 
 

@@ -15,7 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from rosa_bench.layers.evaluating import evaluating
+from rosa_bench.layers.structure.evaluating import evaluating
 from rosa_bench.system.errors import UserError
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
-from rosa_bench.layers.parts import output_layer
+from rosa_bench.layers.structure.parts import output_layer
 from rosa_bench.system.errors import UserError
 
 CACHES = ("cache", "past_key_values")  # what transformers calls it, newest first

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rosa_bench.layers.linear import weight_of
 from rosa_bench.layers.prompts.prefix import Prefix, key_shape
+from rosa_bench.layers.structure.linear import weight_of
 from rosa_bench.system.errors import UserError
 
 READ = {"hidden_states", "attention_mask", "head_mask", "position_bias", "output_attentions", "kwargs"}

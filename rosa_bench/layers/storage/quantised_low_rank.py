@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from rosa_bench.layers.exact import Update, concatenated
-from rosa_bench.layers.linear import Convolution, Linear
 from rosa_bench.layers.low_rank import EVERY, LowRankLinear
 from rosa_bench.layers.storage.quantised import Quantised, QuantisedLinear, quantised_linear
+from rosa_bench.layers.structure.linear import Convolution, Linear
 from rosa_bench.lowrank import Factors, merge
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rosa_bench.layers.evaluating import evaluating
+from rosa_bench.layers.structure.evaluating import evaluating
 
 Row = Mapping[str, Tensor]  # a batch of one example
 

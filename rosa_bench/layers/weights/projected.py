@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rosa_bench.layers.directions.gradients import leading_directions
-from rosa_bench.layers.evaluating import evaluating
-from rosa_bench.layers.linear import LINEAR_TYPES, Linear, weight_of
+from rosa_bench.layers.structure.evaluating import evaluating
+from rosa_bench.layers.structure.linear import LINEAR_TYPES, Linear, weight_of
 
 NAME = "projector"  # of the buffer
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rosa_bench.layers.linear import weight_of
+from rosa_bench.layers.structure.linear import weight_of
 from rosa_bench.lowrank import truncate
 
 NAME = "rank_reduction"  # of the model's part that remembers which weight is reduced

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rosa_bench.layers.surgery import name_matches
+from rosa_bench.layers.structure.surgery import name_matches
 from rosa_bench.methods.peft.config import refused_in_one_line, tuner_class
 from rosa_bench.methods.peft.files import TENSORS, WITH_TOKENS, WRAPPED
 from rosa_bench.methods.peft.tuner import ADAPTER, tuned_layers
@@ -63,8 +63,8 @@ def save_vectors(method: VirtualTokenMethod, model: nn.Module, folder: Path) -> 
     """Write virtual tokens as their encoder has made them. As PEFT does, the encoder itself is left out."""
     import torch
 
-    from rosa_bench.layers.evaluating import evaluating
     from rosa_bench.layers.prompts.virtual_tokens import NAME
+    from rosa_bench.layers.structure.evaluating import evaluating
     from rosa_bench.methods.peft.virtual_tokens import is_decoder
 
     config: Any = method.configuration(model)

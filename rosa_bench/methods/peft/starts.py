@@ -64,7 +64,7 @@ def uncalled(model: nn.Module, names: Sequence[str], batch: Mapping[str, Tensor]
     """Return those of the named layers that a pass through the model does not call."""
     import torch
 
-    from rosa_bench.layers.evaluating import evaluating
+    from rosa_bench.layers.structure.evaluating import evaluating
 
     left = dict.fromkeys(names)
     hooks = [
@@ -95,7 +95,7 @@ def lora_ga(model: nn.Module, config: Any, batches: Batches) -> Callable[[Any], 
     """
     import torch
 
-    from rosa_bench.layers.evaluating import evaluating
+    from rosa_bench.layers.structure.evaluating import evaluating
 
     targets = {name: model.get_submodule(name) for name in sorted(config.target_modules)}
     weights: list[nn.Parameter] = [target.weight for target in targets.values()]  # pyrefly: ignore[bad-assignment]

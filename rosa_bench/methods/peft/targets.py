@@ -92,7 +92,7 @@ def check_targets(model: nn.Module, names: list[str], values: Mapping[str, Any],
     So it does if PEFT would tune others in their place, and if the order of patterns would decide a layer's setting: a
     run's settings have none.
     """
-    from rosa_bench.layers.parts import output_layer
+    from rosa_bench.layers.structure.parts import output_layer
 
     for key in PATTERNS:
         for name in names:
@@ -137,7 +137,7 @@ def _matching(patterns: object, name: str) -> dict[str, Any]:
 
 
 def _other_layers(model: Any, peft_type: str) -> list[str]:
-    from rosa_bench.layers.parts import norms
+    from rosa_bench.layers.structure.parts import norms
 
     found = norms(model) if peft_type == "LN_TUNING" else [getattr(model, "get_input_embeddings", lambda: None)()]
     wanted = {id(module) for module in found}

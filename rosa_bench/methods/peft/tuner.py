@@ -107,7 +107,7 @@ class PeftTuner(AdapterMethod):
         return matching(model, kind, self.values, usual(model, kind) if chosen is None else chosen)
 
     def check_shapes(self, model: nn.Module) -> None:
-        from rosa_bench.layers.linear import StackedLinear
+        from rosa_bench.layers.structure.linear import StackedLinear
 
         names = self.target_names(model)
         if any(isinstance(model.get_submodule(name), StackedLinear) for name in names):
@@ -142,7 +142,7 @@ class PeftTuner(AdapterMethod):
         return kept
 
     def watched_names(self, model: nn.Module, attention: str) -> list[str]:
-        from rosa_bench.layers.linear import LINEAR_TYPES
+        from rosa_bench.layers.structure.linear import LINEAR_TYPES
 
         return [name for name in self.target_names(model) if isinstance(model.get_submodule(name), LINEAR_TYPES)]
 
@@ -168,7 +168,7 @@ class PeftTuner(AdapterMethod):
         """Put PEFT's layers into the model, and an adapter around each."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        from rosa_bench.layers.surgery import check_layers, replace_module
+        from rosa_bench.layers.structure.surgery import check_layers, replace_module
         from rosa_bench.layers.tuned import Tuned
         from rosa_bench.methods.peft.starts import START
 
@@ -209,8 +209,8 @@ class PeftTuner(AdapterMethod):
 
     def _linear(self, model: nn.Module, name: str) -> nn.Module:
         """Untie a target, and put an ``nn.Linear`` in place of a ``Conv1D``. Return the original layer."""
-        from rosa_bench.layers.linear import LINEAR_TYPES, as_linear
-        from rosa_bench.layers.surgery import replace_module, untie
+        from rosa_bench.layers.structure.linear import LINEAR_TYPES, as_linear
+        from rosa_bench.layers.structure.surgery import replace_module, untie
 
         plain = model.get_submodule(name)
         if isinstance(plain, LINEAR_TYPES):

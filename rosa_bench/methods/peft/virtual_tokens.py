@@ -155,8 +155,8 @@ class PeftTokens(VirtualTokenMethod):
 
     def _attention(self, model: nn.Module) -> list[nn.Module]:
         """Return the attention layers. Raises `UserError` unless they can see a prefix as PEFT's does."""
-        from rosa_bench.layers.parts import modules_of
         from rosa_bench.layers.prompts.prefix import dispatches
+        from rosa_bench.layers.structure.parts import modules_of
 
         if not is_decoder(model):
             raise UserError(
@@ -194,7 +194,7 @@ def sizes_of(model: Any) -> dict[str, int]:
 
 def is_decoder(model: nn.Module) -> bool:
     """Return whether a transformer has an output for each token of the text."""
-    from rosa_bench.layers.parts import output_layer
+    from rosa_bench.layers.structure.parts import output_layer
 
     return output_layer(model) is not None
 

@@ -14,15 +14,15 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
 )
 
-from rosa_bench.layers.surgery import name_matches
+from rosa_bench.layers.structure.surgery import name_matches
 from rosa_bench.models.auto.structure import NOTHING, pattern_of, structure_of
 from rosa_bench.models.loading.configuration import configuration, without_weights
 from rosa_bench.models.spec import Decoder, Encoder, Transformer
 from rosa_bench.models.weights.folder import CONFIG, model_folder, read_object
 from rosa_bench.models.weights.tensors import names_in
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.hub import fetch
-from rosa_bench.system.hub_cache import Repository
+from rosa_bench.system.hub.cache import Repository
+from rosa_bench.system.hub.repository import fetch
 
 NEEDED = "model=auto needs model.path=FOLDER or model.hub=ID"
 

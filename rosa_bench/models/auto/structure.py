@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from rosa_bench.layers.blocks import transformer_blocks
-from rosa_bench.layers.linear import LINEAR_TYPES, weight_of
-from rosa_bench.layers.parts import output_layer
-from rosa_bench.layers.surgery import kind
+from rosa_bench.layers.structure.blocks import transformer_blocks
+from rosa_bench.layers.structure.linear import LINEAR_TYPES, weight_of
+from rosa_bench.layers.structure.parts import output_layer
+from rosa_bench.layers.structure.surgery import kind
 from rosa_bench.system.errors import UserError
 
 NOTHING = "(?!)"  # matches no name

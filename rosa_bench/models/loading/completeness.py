@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rosa_bench.layers.blocks import transformer_blocks
-from rosa_bench.layers.linear import LINEAR_TYPES
-from rosa_bench.layers.surgery import kind, name_matches
+from rosa_bench.layers.structure.blocks import transformer_blocks
+from rosa_bench.layers.structure.linear import LINEAR_TYPES
+from rosa_bench.layers.structure.surgery import kind, name_matches
 from rosa_bench.models.spec import Model
 from rosa_bench.models.weights.tensors import REAL
 from rosa_bench.system.errors import UserError

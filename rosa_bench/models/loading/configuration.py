@@ -9,8 +9,8 @@ from torch.nn.modules.module import register_module_module_registration_hook as 
 from torch.nn.modules.module import register_module_parameter_registration_hook as on_parameter
 from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 
-from rosa_bench.system.device import machine_memory_bytes
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.resources.device import machine_memory_bytes
 
 # Keys of a stored configuration that would load something else or change how weights are read, and the labels, which
 # are the task's.

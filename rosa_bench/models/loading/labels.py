@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rosa_bench.layers.evaluating import evaluating
-from rosa_bench.layers.surgery import name_matches
+from rosa_bench.layers.structure.evaluating import evaluating
+from rosa_bench.layers.structure.surgery import name_matches
 from rosa_bench.system.errors import UserError
 
 

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from rosa_bench.data.batches import IGNORED
-from rosa_bench.layers.evaluating import evaluating
 from rosa_bench.layers.fused.joined import unjoined_type
 from rosa_bench.layers.low_rank import LowRankLinear
+from rosa_bench.layers.structure.evaluating import evaluating
 from rosa_bench.models.caches import NoCache, attends_to_all, cache_argument
 from rosa_bench.models.logits.cross_entropy import Kernel, chunked_cross_entropy
 

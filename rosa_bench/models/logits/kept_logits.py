@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rosa_bench.layers.evaluating import evaluating
+from rosa_bench.layers.structure.evaluating import evaluating
 
 NAME = "logits_to_keep"
 

@@ -11,8 +11,8 @@ from stat import S_ISREG
 from typing import Any, NamedTuple
 
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import sha256
-from rosa_bench.system.json_text import loads
+from rosa_bench.system.files.digest import sha256
+from rosa_bench.system.text.json_text import loads
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 # Every file that a tokenizer or the generation settings can come from.

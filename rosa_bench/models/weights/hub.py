@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from rosa_bench.models.spec import Model
 from rosa_bench.models.weights.folder import CONFIG, INDEX, OTHERS
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.hub import fetch
-from rosa_bench.system.hub_cache import Repository
+from rosa_bench.system.hub.cache import Repository
+from rosa_bench.system.hub.repository import fetch
 
 if TYPE_CHECKING:
     from rosa_bench.models.weights.source import Source

@@ -15,8 +15,11 @@ from typing import IO
 from rosa_bench.models.spec import Model, Wheel
 from rosa_bench.models.weights.gguf import check_packages, convert
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import cache_folder, named, new_folder, remove_unfinished, sha256
-from rosa_bench.system.leftovers import temporary_folder
+from rosa_bench.system.files.atomic import named
+from rosa_bench.system.files.digest import sha256
+from rosa_bench.system.files.folders import new_folder, remove_unfinished
+from rosa_bench.system.files.leftovers import temporary_folder
+from rosa_bench.system.files.places import cache_folder
 
 # The only files ever extracted from an archive, besides a declared GGUF file. Weights are safetensors or GGUF, which
 # cannot contain code.

@@ -9,7 +9,7 @@ import numpy as np
 
 from rosa_bench.config.files.looks import order_of
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import Cell, Group
+from rosa_bench.report.cells.selection.select import Cell, Group
 from rosa_bench.report.cells.settings import METHOD, Variant, frozen, words
 from rosa_bench.report.cells.statistics import ROUNDING, student
 from rosa_bench.report.writers.text import MISSING

@@ -7,7 +7,7 @@ import numpy as np
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.differences import Difference, holm, paired
-from rosa_bench.report.cells.select import Cell, Group, open_ended
+from rosa_bench.report.cells.selection.select import Cell, Group, open_ended
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.cells.statistics import satterthwaite, student_tail
 from rosa_bench.report.published import PublishedTable

@@ -10,9 +10,9 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.costs import made_on, own_peak_bytes, peak_memory_bytes, time_ratio
 from rosa_bench.report.cells.differences import Difference, stratified
 from rosa_bench.report.cells.grid import BASELINE
-from rosa_bench.report.cells.select import Cell, Group
+from rosa_bench.report.cells.selection.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.cells.shown import Scale, metric, scale
+from rosa_bench.report.cells.words.shown import Scale, metric, scale
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.changes import changes_of
 from rosa_bench.report.cells.kept import kept
+from rosa_bench.report.cells.words.changes import changes_of
 
 GROUPS = ("task", "model", "protocol", "method")  # config groups: a run picks each by name
 METHOD = "method."

@@ -18,8 +18,8 @@ from matplotlib.typing import ColorType
 
 from rosa_bench.report.writers.markdown import escape
 from rosa_bench.report.writers.tidy_csv import tidy_csv
-from rosa_bench.system.files import write_atomic
-from rosa_bench.system.printable import cut, printable
+from rosa_bench.system.files.atomic import write_atomic
+from rosa_bench.system.text.printable import cut, printable
 
 STYLE: dict[Any, Any] = {  # Any: matplotlib types the keys as a union of literals
     "font.size": 8,

@@ -9,10 +9,10 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import period_words
 from rosa_bench.report.cells.differences import Difference, paired, stratified
 from rosa_bench.report.cells.grid import BASELINE, SHARED
-from rosa_bench.report.cells.header import heading
-from rosa_bench.report.cells.select import Cell, Group, select
+from rosa_bench.report.cells.selection.select import Cell, Group, select
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.cells.shown import Scale, scale
+from rosa_bench.report.cells.words.header import heading
+from rosa_bench.report.cells.words.shown import Scale, scale
 from rosa_bench.report.compare import places
 from rosa_bench.report.comparison import comparison
 from rosa_bench.report.tables.differences import Place

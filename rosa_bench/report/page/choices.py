@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rosa_bench.report.writers.html import caption_html
-from rosa_bench.system.printable import printable
+from rosa_bench.system.text.printable import printable
 
 if TYPE_CHECKING:
     from markupsafe import Markup

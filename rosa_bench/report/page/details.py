@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 from msgspec import to_builtins
 
-from rosa_bench.records.mappings import Result
+from rosa_bench.records.parts.mappings import Result
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.changes import changes_of
 from rosa_bench.report.cells.settings import frozen, words
-from rosa_bench.report.cells.shown import metric, reported_rows, selection_rows, selection_scale
+from rosa_bench.report.cells.words.changes import changes_of
+from rosa_bench.report.cells.words.shown import metric, reported_rows, selection_rows, selection_scale
 from rosa_bench.report.writers.text import MIB, UNDEFINED
 
 # What is shown of a record's data; the other fields are for figures.

@@ -14,7 +14,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.page.details import curves_of, facts_of
 from rosa_bench.report.page.panels import panels
 from rosa_bench.report.page.run_list import FIELDS, Field, label_of
-from rosa_bench.system.printable import printable
+from rosa_bench.system.text.printable import printable
 
 Column = dict[str, Any]  # "values": each distinct value once; "at": for every run its place among them, -1 for none
 

@@ -7,7 +7,7 @@ from typing import Any
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.costs import how_run, made_on
 from rosa_bench.report.cells.settings import setting_of, words
-from rosa_bench.report.cells.shown import metric
+from rosa_bench.report.cells.words.shown import metric
 from rosa_bench.report.figures.plotting.front import pareto_front
 from rosa_bench.report.page.run_list import memory_mib, score
 

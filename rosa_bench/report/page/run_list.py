@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rosa_bench.records.mappings import Result
+from rosa_bench.records.parts.mappings import Result
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.costs import own_peak_bytes
 from rosa_bench.report.cells.settings import setting_of, variant_of, words
-from rosa_bench.report.cells.shown import metric, scale
+from rosa_bench.report.cells.words.shown import metric, scale
 from rosa_bench.report.writers.text import MIB, MISSING, parameters, thousands
 
 

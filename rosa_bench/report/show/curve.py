@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.shown import selection_rows, selection_scale
+from rosa_bench.report.cells.words.shown import selection_rows, selection_scale
 from rosa_bench.report.writers.text import MISSING
 
 MOST = 20  # epochs shown; of more, some are left out

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from rich.cells import cell_len, set_cell_size
 
-from rosa_bench.system.printable import printable
+from rosa_bench.system.text.printable import printable
 
 GAP = 2  # blanks between columns
 LEAST = 10  # width to which a column may be cut

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from rosa_bench.records.predictions import read
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.facts import best_of_rank
-from rosa_bench.report.cells.header import changed_words, data_note, model_words
 from rosa_bench.report.cells.settings import Deviation, frozen, setting_of, variant_of, words
-from rosa_bench.report.cells.shown import (
+from rosa_bench.report.cells.statistics import CONFIDENCE, Interval, interval, wilson
+from rosa_bench.report.cells.words.facts import best_of_rank
+from rosa_bench.report.cells.words.header import changed_words, data_note, model_words
+from rosa_bench.report.cells.words.shown import (
     SCORES,
     SELECTED_ON,
     metric,
@@ -19,7 +20,6 @@ from rosa_bench.report.cells.shown import (
     selection_rows,
     selection_scale,
 )
-from rosa_bench.report.cells.statistics import CONFIDENCE, Interval, interval, wilson
 from rosa_bench.report.writers.text import MIB, UNDEFINED, parameters, thousands
 from rosa_bench.system.errors import UserError
 

@@ -5,9 +5,9 @@ from statistics import fmean
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.costs import own_peak_bytes
-from rosa_bench.report.cells.facts import best_of_rank
-from rosa_bench.report.cells.select import Cell, select
-from rosa_bench.report.cells.shown import ERRORS, metric, scale
+from rosa_bench.report.cells.selection.select import Cell, select
+from rosa_bench.report.cells.words.facts import best_of_rank
+from rosa_bench.report.cells.words.shown import ERRORS, metric, scale
 from rosa_bench.report.show.lines import shared_lines, table_lines, without_shared
 from rosa_bench.report.show.run_lines import duration, method_words
 from rosa_bench.report.writers.text import MIB, UNDEFINED
@@ -20,8 +20,8 @@ def outcome_lines(records: Sequence[RunRecord], width: int) -> list[str]:
     """Return the lines of a table with one line per task, setting and method; empty if no run is completed.
 
     Methods come in the order of the records, which is that of the sweep. The learning rate is the one that the tables
-    choose (`rosa_bench.report.cells.select.choose`). Brackets hold the 95 % interval over seeds, or over rows where
-    there is one seed.
+    choose (`rosa_bench.report.cells.selection.select.choose`). Brackets hold the 95 % interval over seeds, or over rows
+    where there is one seed.
     """
     cells = _cells(records)
     if not cells:

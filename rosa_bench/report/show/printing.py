@@ -13,7 +13,7 @@ from rosa_bench.report.show.curve import Curve, curve
 from rosa_bench.report.show.files import files
 from rosa_bench.report.show.following import following, wrapped
 from rosa_bench.report.show.one_run import Block, blocks, state
-from rosa_bench.system.printable import printable
+from rosa_bench.system.text.printable import printable
 
 NAME_WIDTH = 11  # of a line's name, the same in all blocks
 MARK = "*"  # beside the selected epoch

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.settings import variant_of
-from rosa_bench.report.cells.shown import metric, scale
+from rosa_bench.report.cells.words.shown import metric, scale
 from rosa_bench.report.show.lines import shared_lines, table_lines, without_shared
 from rosa_bench.report.writers.text import MISSING
 

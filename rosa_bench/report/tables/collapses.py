@@ -1,10 +1,10 @@
 """Not in the paper: how many runs ended with the same prediction for all rows, by method and learning rate."""
 
-from rosa_bench.records.mappings import LEAST_SPREAD
+from rosa_bench.records.parts.mappings import LEAST_SPREAD
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import Group
-from rosa_bench.report.tables.by_lr import Summary, table_by_lr
-from rosa_bench.report.tables.table import Entry, Table
+from rosa_bench.report.cells.selection.select import Group
+from rosa_bench.report.tables.building.by_lr import Summary, table_by_lr
+from rosa_bench.report.tables.building.table import Entry, Table
 
 LEGEND = "collapsed runs of all, one per seed"
 INTRO = [

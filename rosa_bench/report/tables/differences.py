@@ -7,7 +7,9 @@ from functools import cached_property
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.differences import FEW_SEEDS_NOTE, Difference, stratified
-from rosa_bench.report.cells.header import (
+from rosa_bench.report.cells.selection.select import Cell, Group, open_ended
+from rosa_bench.report.cells.settings import Setting, variant_of, words
+from rosa_bench.report.cells.words.header import (
     changed_words,
     device_words,
     heading,
@@ -17,11 +19,9 @@ from rosa_bench.report.cells.header import (
     modified_notes,
     numbered_notes,
 )
-from rosa_bench.report.cells.select import Cell, Group, open_ended
-from rosa_bench.report.cells.settings import Setting, variant_of, words
-from rosa_bench.report.cells.shown import Scale
+from rosa_bench.report.cells.words.shown import Scale
 from rosa_bench.report.comparison import Comparison
-from rosa_bench.report.tables.table import Column, Entry, Line, Section
+from rosa_bench.report.tables.building.table import Column, Entry, Line, Section
 from rosa_bench.report.writers.text import span
 
 Side = tuple[Hashable, ...]

@@ -1,10 +1,10 @@
 """Language modelling: held-out loss, its floor where the source is known, and what is forgotten of another text."""
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.facts import POSITIVE, fact, is_text
-from rosa_bench.report.cells.select import Group
-from rosa_bench.report.tables.arms import Measure, score, table_of_arms
-from rosa_bench.report.tables.table import Table
+from rosa_bench.report.cells.selection.select import Group
+from rosa_bench.report.cells.words.facts import POSITIVE, fact, is_text
+from rosa_bench.report.tables.building.arms import Measure, score, table_of_arms
+from rosa_bench.report.tables.building.table import Table
 from rosa_bench.report.writers.text import thousands
 
 INTRO = [

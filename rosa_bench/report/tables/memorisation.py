@@ -1,7 +1,8 @@
 """What is memorised: exact recall and the bits stored per trained parameter, for every arm and amount of data."""
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.facts import (
+from rosa_bench.report.cells.selection.select import Group
+from rosa_bench.report.cells.words.facts import (
     CHANGE,
     RECALL,
     fact,
@@ -10,9 +11,8 @@ from rosa_bench.report.cells.facts import (
     storable,
     storable_per_parameter,
 )
-from rosa_bench.report.cells.select import Group
-from rosa_bench.report.tables.arms import Measure, score, table_of_arms
-from rosa_bench.report.tables.table import Table
+from rosa_bench.report.tables.building.arms import Measure, score, table_of_arms
+from rosa_bench.report.tables.building.table import Table
 from rosa_bench.report.writers.text import thousands
 
 INTRO = [

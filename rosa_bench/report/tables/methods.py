@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.agreement import agreement, best_of_methods
-from rosa_bench.report.cells.comparable import method_comparisons
+from rosa_bench.report.cells.agreement import agreement, best_of_methods
 from rosa_bench.report.cells.costs import step_time_s
 from rosa_bench.report.cells.differences import FEW_SEEDS_NOTE, Difference, holm, survives
-from rosa_bench.report.cells.header import (
+from rosa_bench.report.cells.methods import MethodComparison, MethodRow
+from rosa_bench.report.cells.selection.comparable import method_comparisons
+from rosa_bench.report.cells.selection.select import Group
+from rosa_bench.report.cells.words.header import (
     changed_words,
     data_note,
     heading,
@@ -16,11 +18,9 @@ from rosa_bench.report.cells.header import (
     selection_words,
     setting_words,
 )
-from rosa_bench.report.cells.methods import MethodComparison, MethodRow
-from rosa_bench.report.cells.select import Group
-from rosa_bench.report.cells.shown import Scale
+from rosa_bench.report.cells.words.shown import Scale
 from rosa_bench.report.published import PublishedTable, load_published
-from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
+from rosa_bench.report.tables.building.table import Column, Entry, Line, Section, Table
 from rosa_bench.report.writers.text import MIB, parameters, span, thousands
 from rosa_bench.report.writers.tidy_csv import csv_text
 

@@ -1,11 +1,11 @@
 """Text tasks that are scored by a loss: log-perplexity of the test references, from which nothing is generated."""
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.facts import POSITIVE, scores_references
-from rosa_bench.report.cells.header import data_note
-from rosa_bench.report.cells.select import Group
-from rosa_bench.report.tables.arms import score, table_of_arms
-from rosa_bench.report.tables.table import Table
+from rosa_bench.report.cells.selection.select import Group
+from rosa_bench.report.cells.words.facts import POSITIVE, scores_references
+from rosa_bench.report.cells.words.header import data_note
+from rosa_bench.report.tables.building.arms import score, table_of_arms
+from rosa_bench.report.tables.building.table import Table
 from rosa_bench.report.writers.text import thousands
 
 INTRO = [

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 
-from rosa_bench.report.cells.facts import best_of_rank
-from rosa_bench.report.cells.header import (
+from rosa_bench.report.cells.selection.select import Cell, Group, open_ended
+from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.cells.words.facts import best_of_rank
+from rosa_bench.report.cells.words.header import (
     AT_AN_END,
     END_NOTE,
     heading,
@@ -13,11 +15,9 @@ from rosa_bench.report.cells.header import (
     selection_words,
     setting_words,
 )
-from rosa_bench.report.cells.select import Cell, Group, open_ended
-from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.cells.shown import ERRORS
-from rosa_bench.report.tables.by_lr import first_columns
-from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
+from rosa_bench.report.cells.words.shown import ERRORS
+from rosa_bench.report.tables.building.by_lr import first_columns
+from rosa_bench.report.tables.building.table import Column, Entry, Line, Section, Table
 from rosa_bench.report.writers.text import UNDEFINED, parameters
 from rosa_bench.report.writers.tidy_csv import csv_text
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from msgspec import UNSET
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.changes import changes_of
-from rosa_bench.report.tables.table1 import resamples
+from rosa_bench.report.cells.words.changes import changes_of
+from rosa_bench.report.tables.paper.table1 import resamples
 
 LIBRARIES = ("torch", "transformers")
 

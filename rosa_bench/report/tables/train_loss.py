@@ -4,10 +4,10 @@ import statistics
 from functools import partial
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import Group
-from rosa_bench.report.cells.shown import Scale
-from rosa_bench.report.tables.by_lr import Summarise, Summary, table_by_lr
-from rosa_bench.report.tables.table import OWN_LEGEND, Entry, Table
+from rosa_bench.report.cells.selection.select import Group
+from rosa_bench.report.cells.words.shown import Scale
+from rosa_bench.report.tables.building.by_lr import Summarise, Summary, table_by_lr
+from rosa_bench.report.tables.building.table import OWN_LEGEND, Entry, Table
 from rosa_bench.report.writers.text import UNDEFINED
 from rosa_bench.report.writers.tidy_csv import csv_text
 

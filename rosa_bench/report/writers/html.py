@@ -4,10 +4,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rosa_bench.report.tables.table import Table
+from rosa_bench.report.tables.building.table import Table
 from rosa_bench.report.writers.markdown import CONTRAST_HEAD, column_text, contrast_texts, count_text, note_text
 from rosa_bench.report.writers.text import MISSING
-from rosa_bench.system.printable import printable
+from rosa_bench.system.text.printable import printable
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -3,10 +3,10 @@
 import re
 from dataclasses import replace
 
-from rosa_bench.report.tables.table import Column, Contrast, Entry, Section, Table
+from rosa_bench.report.tables.building.table import Column, Contrast, Entry, Section, Table
 from rosa_bench.report.writers.latex_pages import Block, is_counted, is_wide, pages, short_labels
 from rosa_bench.report.writers.text import MISSING
-from rosa_bench.system.printable import printable
+from rosa_bench.system.text.printable import printable
 
 BELOW = ("Protocol", "Metric", "Selection", "Seeds")  # of a section's header, what is written below its table
 LONGEST = 250  # characters of a text below a table; longer ones are comments

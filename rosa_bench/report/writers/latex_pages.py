@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from rosa_bench.report.tables.table import Column, Entry, Line, Section
+from rosa_bench.report.tables.building.table import Column, Entry, Line, Section
 from rosa_bench.report.writers.text import MISSING, blocks
 
 TEXT_WIDTH = 345  # text width of LaTeX's article class, in points

@@ -2,9 +2,9 @@
 
 import re
 
-from rosa_bench.report.tables.table import Column, Contrast, Entry, Section, Table
+from rosa_bench.report.tables.building.table import Column, Contrast, Entry, Section, Table
 from rosa_bench.report.writers.text import MISSING, superscript
-from rosa_bench.system.printable import printable
+from rosa_bench.system.text.printable import printable
 
 # Columns of a comparison -> whether they hold numbers.
 CONTRAST_HEAD = {

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rosa_bench.report.tables.table import Section, Table, with_texts
+from rosa_bench.report.tables.building.table import Section, Table, with_texts
 from rosa_bench.report.writers.markdown import CONTRAST_HEAD, column_text, contrast_texts, entry_text
 from rosa_bench.report.writers.text import blocks
-from rosa_bench.system.printable import printable
+from rosa_bench.system.text.printable import printable
 
 GAP = 2  # blank characters after a cell
 DIVIDER = 1  # extra character between two columns

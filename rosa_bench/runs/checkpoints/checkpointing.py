@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 from rosa_bench.system import processes
 from rosa_bench.system.errors import PAUSED, PausedError
-from rosa_bench.system.meter import Meter
-from rosa_bench.system.stopping import StopRequest, stopped_by
+from rosa_bench.system.resources.meter import Meter
+from rosa_bench.system.signals.stopping import StopRequest, stopped_by
 from rosa_bench.training.checkpoint import Checkpoints, Snapshot, joined
-from rosa_bench.training.observer import Observer
-from rosa_bench.training.parallel import own_randomness
-from rosa_bench.training.selection import BestEpoch
+from rosa_bench.training.distributed.together import own_randomness
+from rosa_bench.training.observers.base import Observer
+from rosa_bench.training.observers.selection import BestEpoch
 from rosa_bench.training.state import Epoch, Training
 
 log = logging.getLogger(__name__)

@@ -51,7 +51,7 @@ class TrainingValues(Struct):
 
 
 class BestValues(Struct):
-    """Values of `rosa_bench.training.selection.BestEpoch.state`."""
+    """Values of `rosa_bench.training.observers.selection.BestEpoch.state`."""
 
     number: Annotated[int, Meta(ge=-1)]
     score: float
@@ -59,7 +59,7 @@ class BestValues(Struct):
 
 
 class Totals(Struct):
-    """Totals of `rosa_bench.system.meter.Meter`."""
+    """Totals of `rosa_bench.system.resources.meter.Meter`."""
 
     time_s: dict[str, float]
     memory_bytes: dict[str, Count]

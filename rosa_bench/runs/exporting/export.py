@@ -25,9 +25,9 @@ from rosa_bench.models.weights.source import locate
 from rosa_bench.records.record import RunRecord
 from rosa_bench.runs.exporting.saved_adapter import RUN, RunFacts
 from rosa_bench.system.errors import UserError, one_of
-from rosa_bench.system.files import check_replaceable, new_folder
-from rosa_bench.system.printable import printable
+from rosa_bench.system.files.folders import check_replaceable, new_folder
 from rosa_bench.system.seeds import set_seed
+from rosa_bench.system.text.printable import printable
 
 TASK_TYPES = ("CAUSAL_LM", "SEQ_CLS")  # PEFT's names of the tasks
 CARD = "README.md"

@@ -16,7 +16,7 @@ from rosa_bench.adapters.peft_format import write_peft
 from rosa_bench.layers.exact import Update
 from rosa_bench.models.spec import Decoder
 from rosa_bench.runs.resolve import ResolvedRun
-from rosa_bench.system.files import remove_unfinished
+from rosa_bench.system.files.folders import remove_unfinished
 from rosa_bench.tasks.prepared import PreparedTask
 
 log = logging.getLogger(__name__)

@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 from rosa_bench.adapters.lora import PlainWeights, known_updates
 from rosa_bench.layers.exact import Update
-from rosa_bench.records.measured import Forgetting
+from rosa_bench.records.parts.measured import Forgetting
 from rosa_bench.runs.outcome.forgetting import Measurement
 from rosa_bench.runs.outcome.predicted import predictions_of
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.tasks.prepared import PreparedTask, Result
-from rosa_bench.training.selection import BestEpoch
+from rosa_bench.training.observers.selection import BestEpoch
 from rosa_bench.training.state import Epoch
 
 

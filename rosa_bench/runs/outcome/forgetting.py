@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from rosa_bench.config.composing.named_task import named_task
 from rosa_bench.data.hub import fetch_rows
 from rosa_bench.models.loading.pretrained import Loaded, max_input_length
-from rosa_bench.records.measured import Forgetting
+from rosa_bench.records.parts.measured import Forgetting
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.tasks.prepared import Evaluate, PreparedTask
 from rosa_bench.training.checkpoint import random_state, restore_random_state

@@ -12,23 +12,23 @@ from msgspec import convert, structs
 
 from rosa_bench.config.identity.run_id import public_config
 from rosa_bench.config.overrides.grammar import written
-from rosa_bench.records.conditions import Data, Device, Parameters
 from rosa_bench.records.generations import save as save_generations
-from rosa_bench.records.mappings import PeakBytes, Seconds, Weights
-from rosa_bench.records.measured import EpochScores, Stopped
+from rosa_bench.records.parts.conditions import Data, Device, Parameters
+from rosa_bench.records.parts.mappings import PeakBytes, Seconds, Weights
+from rosa_bench.records.parts.measured import EpochScores, Stopped
 from rosa_bench.records.predictions import save as save_predictions
 from rosa_bench.records.provenance import git_state, versions
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import save_record
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.system import processes
-from rosa_bench.system.device import describe, sharers
 from rosa_bench.system.errors import PausedError, UserError
-from rosa_bench.system.meter import Meter
+from rosa_bench.system.resources.device import describe, sharers
+from rosa_bench.system.resources.meter import Meter
 from rosa_bench.tasks.prepared import PreparedTask, Result
 from rosa_bench.trackers.base import Tracking, final_metrics
 from rosa_bench.training.evaluation import by_row
-from rosa_bench.training.observer import Observer
+from rosa_bench.training.observers.base import Observer
 from rosa_bench.training.state import Epoch, Training
 
 log = logging.getLogger(__name__)

@@ -17,10 +17,10 @@ from rosa_bench.runs.outcome.recording import begin
 from rosa_bench.runs.prepare import Prepared, prepare
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.runs.run import Request, Running, Surroundings, conclude, running
-from rosa_bench.system.device import autocast
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.meter import Meter, release_unused
-from rosa_bench.system.stopping import stop_signals_deferred
+from rosa_bench.system.resources.device import autocast
+from rosa_bench.system.resources.meter import Meter, release_unused
+from rosa_bench.system.signals.stopping import stop_signals_deferred
 from rosa_bench.training.checkpoint import Checkpoints
 from rosa_bench.training.cuda_graphs import replaying
 from rosa_bench.training.loop import steps

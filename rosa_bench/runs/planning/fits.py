@@ -15,8 +15,10 @@ from typing import Any
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.models.weights.source import Source, stored_configuration
 from rosa_bench.runs.resolve import ResolvedRun
-from rosa_bench.system.device import machine_memory_bytes
-from rosa_bench.system.files import cache_folder, sha256, write_atomic
+from rosa_bench.system.files.atomic import write_atomic
+from rosa_bench.system.files.digest import sha256
+from rosa_bench.system.files.places import cache_folder
+from rosa_bench.system.resources.device import machine_memory_bytes
 
 log = logging.getLogger(__name__)
 

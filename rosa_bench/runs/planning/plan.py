@@ -19,8 +19,8 @@ from rosa_bench.config.composing.parse import parse
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.models.weights.hub import fetch_weights
 from rosa_bench.models.weights.source import stored_configuration
+from rosa_bench.records.parts.settings import Settings
 from rosa_bench.records.record import RunRecord
-from rosa_bench.records.settings import Settings
 from rosa_bench.records.store import Records, load_records
 from rosa_bench.runs.packing.packs import packs
 from rosa_bench.runs.planning.fits import Fits

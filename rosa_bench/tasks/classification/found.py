@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from rosa_bench.data.columns import find_label, find_text
 from rosa_bench.data.hub import Place, fetch_rows
-from rosa_bench.data.readers import stream_rows
+from rosa_bench.data.reading.readers import stream_rows
+from rosa_bench.data.reading.values import as_number, brief, class_name, is_blank
 from rosa_bench.data.rows import check_columns, columns_of, files_of_rows
 from rosa_bench.data.source import files_of_split
-from rosa_bench.data.values import as_number, brief, class_name, is_blank
 from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.classification.own import CLASSES, NUMBERS, OwnTask
 

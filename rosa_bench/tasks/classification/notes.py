@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rosa_bench.data.rows import Row
-from rosa_bench.system.printable import cut
+from rosa_bench.system.text.printable import cut
 from rosa_bench.tasks.classification.task import TextTask
 
 MOST_SHOWN = 6  # classes

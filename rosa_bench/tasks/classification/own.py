@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from rosa_bench.data.values import as_number, brief, class_name
+from rosa_bench.data.reading.values import as_number, brief, class_name
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
 from rosa_bench.tasks.classification.task import TextTask

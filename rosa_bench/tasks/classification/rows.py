@@ -8,7 +8,8 @@ from typing import NamedTuple, TypeGuard
 from rosa_bench.data.class_labels import check_order
 from rosa_bench.data.hub import Place, fetch_rows
 from rosa_bench.data.official import describe_rows
-from rosa_bench.data.once import once
+from rosa_bench.data.reading.once import once
+from rosa_bench.data.reading.values import brief
 from rosa_bench.data.rows import (
     SUBSET_SEED,
     DataInfo,
@@ -21,7 +22,6 @@ from rosa_bench.data.rows import (
     take,
 )
 from rosa_bench.data.source import files_of_split
-from rosa_bench.data.values import brief
 from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.classification.notes import describe_own
 from rosa_bench.tasks.classification.task import TextTask

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rosa_bench.data.values import brief
+from rosa_bench.data.reading.values import brief
 from rosa_bench.models.spec import Encoder, Model
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting

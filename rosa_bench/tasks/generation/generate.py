@@ -19,7 +19,7 @@ from rosa_bench.models.caches import cache_argument
 from rosa_bench.system import processes
 from rosa_bench.tasks.generation.beam_cache import beam_cache
 from rosa_bench.tasks.generation.task import Decoding
-from rosa_bench.training.progress import progress_over
+from rosa_bench.training.observers.progress import progress_over
 
 
 class NoRepeatInOutput(LogitsProcessor):

@@ -13,8 +13,8 @@ from rosa_bench.models.loading.pretrained import Loaded, max_input_length
 from rosa_bench.models.loading.tokenizer import check_texts
 from rosa_bench.models.spec import Decoder
 from rosa_bench.records.generations import Generation
-from rosa_bench.system.device import autocast
 from rosa_bench.system.errors import UserError, one_of
+from rosa_bench.system.resources.device import autocast
 from rosa_bench.system.seeds import set_seed
 from rosa_bench.tasks.context import Context
 from rosa_bench.tasks.generation.generate import generate

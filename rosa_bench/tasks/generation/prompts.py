@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from rosa_bench.data.hub import Place, fetch_rows
 from rosa_bench.data.official import describe_rows
+from rosa_bench.data.reading.values import brief
 from rosa_bench.data.rows import DataInfo, read_table, sample
-from rosa_bench.data.values import brief
 from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.generation.task import GenerationTask
 

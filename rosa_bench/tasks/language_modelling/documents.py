@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from rosa_bench.data.hub import Place, fetch_rows
 from rosa_bench.data.official import describe_rows
+from rosa_bench.data.reading.values import brief
 from rosa_bench.data.rows import (
     SUBSET_SEED,
     DataInfo,
@@ -16,7 +17,6 @@ from rosa_bench.data.rows import (
     take,
 )
 from rosa_bench.data.source import files_of_split
-from rosa_bench.data.values import brief
 from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.context import Context
 from rosa_bench.tasks.language_modelling.task import LanguageTask

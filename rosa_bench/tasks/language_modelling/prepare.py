@@ -15,8 +15,8 @@ from rosa_bench.models.decoder import load_decoder
 from rosa_bench.models.loading.pretrained import Loaded, max_input_length
 from rosa_bench.models.loading.tokenizer import check_texts
 from rosa_bench.models.spec import Decoder
-from rosa_bench.system.device import autocast
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.resources.device import autocast
 from rosa_bench.system.seeds import set_seed
 from rosa_bench.tasks.context import Context
 from rosa_bench.tasks.language_modelling.documents import limited_validation, load_documents, read_source

@@ -13,7 +13,7 @@ from rosa_bench.models.decoder import load_decoder
 from rosa_bench.models.loading.pretrained import Loaded
 from rosa_bench.models.logits.kept_logits import keep_logits_by_row
 from rosa_bench.models.spec import Decoder
-from rosa_bench.system.device import autocast
+from rosa_bench.system.resources.device import autocast
 from rosa_bench.system.seeds import set_seed
 from rosa_bench.tasks.context import Context
 from rosa_bench.tasks.memorisation.forgotten import forgotten

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rosa_bench.data.batches import IGNORED, Batch, Batches, to_device
-from rosa_bench.system.device import Autocast
+from rosa_bench.system.resources.device import Autocast
 from rosa_bench.training.cuda_graphs import Replay, eager
 from rosa_bench.training.evaluation import evaluated, gradients_off
 from rosa_bench.training.state import Scores

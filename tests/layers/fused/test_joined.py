@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.fused.joined import Joined, joined, sharing_inputs, unjoined_type
 from rosa_bench.layers.fused.stacked import materialised
-from rosa_bench.layers.linear import SplitLinear
 from rosa_bench.layers.low_rank import LowRankLinear
-from rosa_bench.layers.surgery import restore_linears
+from rosa_bench.layers.structure.linear import SplitLinear
+from rosa_bench.layers.structure.surgery import restore_linears
 from rosa_bench.models.base_dtype import store_in
 
 SIZE = 6

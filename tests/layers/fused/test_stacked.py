@@ -14,9 +14,9 @@ from transformers.pytorch_utils import Conv1D
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.adapter import Adapter
 from rosa_bench.layers.fused.stacked import LARGEST, materialised
-from rosa_bench.layers.linear import StackedLinear
 from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
-from rosa_bench.layers.surgery import restore_linears
+from rosa_bench.layers.structure.linear import StackedLinear
+from rosa_bench.layers.structure.surgery import restore_linears
 from rosa_bench.methods.rosa import Rosa
 
 WIDE, NARROW, RANK = 8, 6, 2

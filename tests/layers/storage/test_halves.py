@@ -11,10 +11,10 @@ from transformers.pytorch_utils import Conv1D
 
 from rosa_bench.adapters.lora import PlainWeights, known_updates
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.layers.linear import make_linear, weight_of
 from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
 from rosa_bench.layers.storage.halves import halves, whole
 from rosa_bench.layers.storage.narrow import NARROW
+from rosa_bench.layers.structure.linear import make_linear, weight_of
 from rosa_bench.models.base_dtype import round_to, store_in
 from rosa_bench.system.errors import UserError
 

@@ -10,10 +10,10 @@ from transformers.pytorch_utils import Conv1D
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.fused.joined import joined
 from rosa_bench.layers.fused.stacked import materialised
-from rosa_bench.layers.linear import make_linear, weight_of
 from rosa_bench.layers.low_rank import low_rank_layers
 from rosa_bench.layers.storage.quantised import KINDS, QuantisedLinear, dequantise
 from rosa_bench.layers.storage.quantised_low_rank import QuantisedLowRank
+from rosa_bench.layers.structure.linear import make_linear, weight_of
 from rosa_bench.methods.base import RunLength
 from rosa_bench.models.base_dtype import round_to, store_in, stored_in, widen
 from rosa_bench.system.errors import UserError

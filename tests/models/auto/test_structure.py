@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from rosa_bench.config.files.folder import conf_folder
-from rosa_bench.layers.surgery import linear_names, name_matches
+from rosa_bench.layers.structure.surgery import linear_names, name_matches
 from rosa_bench.models.auto.structure import NOTHING, attention_projections, check_adaptable, pattern_of, structure_of
 from rosa_bench.system.errors import UserError
 

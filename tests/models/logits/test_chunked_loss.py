@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, Cache, Gemma2Config, Gemma2ForCau
 
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import IGNORED, parts, targets
-from rosa_bench.layers.blocks import transformer_blocks
 from rosa_bench.layers.low_rank import LowRankLinear
+from rosa_bench.layers.structure.blocks import transformer_blocks
 from rosa_bench.models.caches import NoCache
 from rosa_bench.models.logits.chunked_loss import has_plain_logits, use_chunked_loss
 from rosa_bench.models.logits.cross_entropy import Kernel, chunked_cross_entropy

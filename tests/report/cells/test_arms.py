@@ -14,8 +14,8 @@ from rosa_bench.report.cells.arms import (
     is_resampled,
     sharing_words,
 )
-from rosa_bench.report.cells.facts import fact, is_memorised, is_text, per_parameter
 from rosa_bench.report.cells.settings import Variant, variant_of
+from rosa_bench.report.cells.words.facts import fact, is_memorised, is_text, per_parameter
 
 MakeRecord = Callable[..., RunRecord]
 STEPS = {"method.resample_unit": ["steps", "epochs"]}

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.records.mappings import PeakBytes
-from rosa_bench.records.measured import Stopped
+from rosa_bench.records.parts.mappings import PeakBytes
+from rosa_bench.records.parts.measured import Stopped
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.costs import (
     HOW_RUN,

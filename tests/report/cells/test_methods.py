@@ -10,10 +10,10 @@ from scipy.stats import t
 
 from rosa_bench.config.files.preset import swept
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.comparable import method_comparisons
-from rosa_bench.report.cells.header import UNSETTLED
 from rosa_bench.report.cells.methods import MethodComparison, MethodRow
-from rosa_bench.report.cells.select import select
+from rosa_bench.report.cells.selection.comparable import method_comparisons
+from rosa_bench.report.cells.selection.select import select
+from rosa_bench.report.cells.words.header import UNSETTLED
 from rosa_bench.report.tables import methods as table
 
 MakeRecord = Callable[..., RunRecord]

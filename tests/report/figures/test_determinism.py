@@ -9,7 +9,7 @@ import pytest
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import save_record
-from rosa_bench.report.cells.select import select
+from rosa_bench.report.cells.selection.select import select
 from rosa_bench.report.figures.drawing import Drawing
 from rosa_bench.report.figures.paper import figure3
 

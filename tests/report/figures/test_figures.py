@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from rosa_bench.records.record import RunRecord, from_values, to_values
 from rosa_bench.records.store import save_record
-from rosa_bench.report.cells.select import select
+from rosa_bench.report.cells.selection.select import select
 from rosa_bench.report.figures.drawing import Drawing
 from rosa_bench.report.figures.paper.figure2 import LOWEST, draw
 from rosa_bench.report.make_figures import make_figures

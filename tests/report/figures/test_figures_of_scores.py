@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
-from rosa_bench.records.mappings import PeakBytes
-from rosa_bench.records.measured import EpochScores
+from rosa_bench.records.parts.mappings import PeakBytes
+from rosa_bench.records.parts.measured import EpochScores
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import select
+from rosa_bench.report.cells.selection.select import select
 from rosa_bench.report.cells.settings import variant_of
 from rosa_bench.report.figures.drawing import Drawing
 from rosa_bench.report.figures.paper import figure3, figure4, figure6

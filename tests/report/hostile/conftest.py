@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from rosa_bench.records.record import RunRecord, to_values
-from rosa_bench.report.cells.unshown import not_shown, unshown
+from rosa_bench.report.cells.words.unshown import not_shown, unshown
 from rosa_bench.report.compare import compare, why_not
 from rosa_bench.report.comparison import comparison
 from rosa_bench.report.make_figures import draw_figures, why_not_drawn

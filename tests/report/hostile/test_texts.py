@@ -15,13 +15,13 @@ from markdown_it import MarkdownIt
 
 from rosa_bench.records.mistake import mistake_in
 from rosa_bench.records.record import RunRecord, from_values
-from rosa_bench.report.card import Export, model_card
-from rosa_bench.report.cells.changes import changes_of
+from rosa_bench.report.cells.words.changes import changes_of
 from rosa_bench.report.figures.drawing import drawn
 from rosa_bench.report.page.choices import recommended
+from rosa_bench.report.writers.card import Export, model_card
 from rosa_bench.report.writers.latex import escape
 from rosa_bench.report.writers.tidy_csv import tidy_csv
-from rosa_bench.system.printable import printable
+from rosa_bench.system.text.printable import printable
 
 Values = list[dict[str, Any]]
 Makers = dict[str, Callable[[list[RunRecord]], dict[str, str | bytes]]]

@@ -17,19 +17,19 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.records.mappings import Result
-from rosa_bench.records.measured import EpochScores, Scores
+from rosa_bench.records.parts.mappings import Result
+from rosa_bench.records.parts.measured import EpochScores, Scores
 from rosa_bench.records.record import RunRecord, from_values, to_values
 from rosa_bench.records.store import load_records, save_record
-from rosa_bench.report.cells.select import select
+from rosa_bench.report.cells.selection.select import select
 from rosa_bench.report.make_page import counted, header, make_report, page
 from rosa_bench.report.page.answer import Verdict, tally
 from rosa_bench.report.page.details import POINTS, Fact, curves_of, facts_of
 from rosa_bench.report.page.packing import packed, packed_runs
 from rosa_bench.report.page.run_list import FIELDS
 from rosa_bench.report.page.script import library, page_script
-from rosa_bench.report.tables import table2
-from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
+from rosa_bench.report.tables.building.table import Column, Entry, Line, Section, Table
+from rosa_bench.report.tables.paper import table2
 from rosa_bench.report.writers.html import caption_html, fill, table_html
 from rosa_bench.report.writers.markdown import CONTRAST_HEAD, column_text, contrast_texts, entry_text
 from rosa_bench.system.errors import UserError

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.records.measured import EpochScores
+from rosa_bench.records.parts.measured import EpochScores
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import save_record
 from rosa_bench.report.make_page import make_report

@@ -6,7 +6,7 @@ import pytest
 from rich.cells import cell_len
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import select
+from rosa_bench.report.cells.selection.select import select
 from rosa_bench.report.show.curve import BAR, MOST, bars, chosen
 from rosa_bench.report.show.lines import table_lines
 from rosa_bench.report.show.one_run import blocks

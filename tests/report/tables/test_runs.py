@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rosa_bench.records.mappings import PeakBytes, Seconds
-from rosa_bench.records.measured import EpochScores, Scores
+from rosa_bench.records.parts.mappings import PeakBytes, Seconds
+from rosa_bench.records.parts.measured import EpochScores, Scores
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.tables.runs import run_rows
 from rosa_bench.report.writers.tidy_csv import tidy_csv

@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.records.measured import EpochScores
+from rosa_bench.records.parts.measured import EpochScores
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import select
-from rosa_bench.report.tables.table import Entry
+from rosa_bench.report.cells.selection.select import select
+from rosa_bench.report.tables.building.table import Entry
 from rosa_bench.report.tables.train_loss import build
 from rosa_bench.report.writers.text import UNDEFINED
 

@@ -15,11 +15,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.header import AT_AN_END, UNSETTLED
-from rosa_bench.report.cells.select import select
-from rosa_bench.report.tables import table2
-from rosa_bench.report.tables.scores import FAILED
-from rosa_bench.report.tables.table import Column, Entry, Line, Table
+from rosa_bench.report.cells.selection.select import select
+from rosa_bench.report.cells.words.header import AT_AN_END, UNSETTLED
+from rosa_bench.report.tables.building.scores import FAILED
+from rosa_bench.report.tables.building.table import Column, Entry, Line, Table
+from rosa_bench.report.tables.paper import table2
 from rosa_bench.report.writers.latex import escape, latex
 from rosa_bench.report.writers.latex_pages import short_labels
 from rosa_bench.report.writers.markdown import entry_text, markdown

@@ -23,7 +23,7 @@ from rosa_bench.models.base_dtype import round_to
 from rosa_bench.models.spec import Encoder
 from rosa_bench.models.weights.source import locate
 from rosa_bench.records.record import RunRecord, from_values, to_values
-from rosa_bench.report.card import eval_entries, same_but_seed
+from rosa_bench.report.writers.card import eval_entries, same_but_seed
 from rosa_bench.runs.exporting.export import Request, facts_of, merged_model
 from rosa_bench.runs.exporting.saved_adapter import RunFacts
 from rosa_bench.system.errors import UserError
@@ -161,7 +161,7 @@ def test_an_export_that_fails_leaves_the_earlier_one_whole(run: RunRecord, monke
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "no space left")
 
-    monkeypatch.setattr("rosa_bench.report.card.model_card", fail)
+    monkeypatch.setattr("rosa_bench.report.writers.card.model_card", fail)
     with pytest.raises(OSError, match="no space left"):
         main([run.id, "to=lora", "folder=mine", "overwrite=true"])
     assert files(Path()) == before
@@ -311,7 +311,7 @@ def test_a_run_that_lacks_its_adapter_is_made_again(run: RunRecord) -> None:
 
 
 def test_the_interval_is_over_seeds_if_there_are_several(make_record: Callable[..., RunRecord]) -> None:
-    from rosa_bench.report.card import Export, model_card
+    from rosa_bench.report.writers.card import Export, model_card
 
     runs = [make_record("task=cola", "method=rosa", f"seed={seed}", dev=0.5 + seed / 100) for seed in range(3)]
     assert same_but_seed(runs[0], runs) == runs
@@ -341,7 +341,7 @@ def test_the_interval_is_over_seeds_if_there_are_several(make_record: Callable[.
 
 
 def test_an_undefined_score_is_said_so_and_is_no_result(make_record: Callable[..., RunRecord]) -> None:
-    from rosa_bench.report.card import Export, model_card
+    from rosa_bench.report.writers.card import Export, model_card
 
     run, other = (
         make_record("task=cola", f"seed={seed}", dev=dev, data={"official": True})

@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.records.measured import Forgetting
+from rosa_bench.records.parts.measured import Forgetting
 from rosa_bench.records.record import RunRecord, from_values, to_values
 from rosa_bench.records.store import load_record, save_record
 from rosa_bench.runs.planning.plan import plan
@@ -22,7 +22,7 @@ from rosa_bench.runs.status import status_of
 from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.generation.prompts import load_prompts
 from rosa_bench.tasks.generation.task import GenerationTask
-from rosa_bench.training.observer import Observer
+from rosa_bench.training.observers.base import Observer
 from rosa_bench.training.state import Training
 
 MakeSetup = Callable[..., ResolvedRun]

@@ -8,13 +8,13 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.records.mappings import Seconds
+from rosa_bench.records.parts.mappings import Seconds
 from rosa_bench.records.store import load_records, save_record
 from rosa_bench.runs.planning.plan import Job, epoch_times_s, estimate_s, plan, show, with_weights
 from rosa_bench.runs.resolve import resolve
 from rosa_bench.runs.run import run
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.hub_cache import Repository
+from rosa_bench.system.hub.cache import Repository
 
 TINY = ("task=grammar", "model=tiny_roberta", "device=cpu", "epochs=1", "limit_train=16", "limit_eval=8")
 

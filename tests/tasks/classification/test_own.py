@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoConfig
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.report.cells.changes import changes_of
+from rosa_bench.report.cells.words.changes import changes_of
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run
 from rosa_bench.system.errors import UserError

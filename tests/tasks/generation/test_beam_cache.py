@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import DynamicCache, MistralConfig, MistralForCausalLM, PreTrainedModel
 
-from rosa_bench.layers.blocks import transformer_blocks
+from rosa_bench.layers.structure.blocks import transformer_blocks
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.tasks.generation import generate as generating
 from rosa_bench.tasks.generation.beam_cache import BeamCache, BeamLayer, beam_cache

@@ -19,7 +19,7 @@ from rosa_bench.records.store import load_records
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import recipe, run
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.meter import Meter
+from rosa_bench.system.resources.meter import Meter
 from rosa_bench.tasks.prepared import OnBatches, PreparedTask
 from rosa_bench.tasks.regression.prepare import make_target, mean_squared_errors
 from rosa_bench.training.evaluation import Predictions

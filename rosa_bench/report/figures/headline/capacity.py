@@ -10,10 +10,10 @@ from rosa_bench.config.files.looks import look_of
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import Estimate, is_resampled, one_run_each, period_order, period_words, plain_arms
 from rosa_bench.report.cells.differences import Difference, paired
-from rosa_bench.report.cells.facts import per_parameter
 from rosa_bench.report.cells.grid import BASELINE
-from rosa_bench.report.cells.select import Cell, Group
+from rosa_bench.report.cells.selection.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.cells.words.facts import per_parameter
 from rosa_bench.report.figures.drawing import drawn, faded
 from rosa_bench.report.figures.plotting.arms import plot_whiskers, set_log_axis
 from rosa_bench.report.figures.plotting.beside import spread

@@ -5,10 +5,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from rosa_bench.report.cells.arms import CUT, INTERVALS, is_resampled, period_words
-from rosa_bench.report.cells.facts import fact
-from rosa_bench.report.cells.header import device_words, lr_text
-from rosa_bench.report.cells.select import Group
-from rosa_bench.report.cells.shown import SCORES
+from rosa_bench.report.cells.selection.select import Group
+from rosa_bench.report.cells.words.facts import fact
+from rosa_bench.report.cells.words.header import device_words, lr_text
+from rosa_bench.report.cells.words.shown import SCORES
 from rosa_bench.report.figures.drawing import Drawing, caption_text, drawn, letter, styled
 from rosa_bench.report.figures.headline import capacity, tasks
 from rosa_bench.report.figures.headline.capacity import Ladder, ladder_of, place_of, plot_capacity

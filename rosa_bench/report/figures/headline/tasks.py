@@ -11,9 +11,9 @@ from rosa_bench.config.files.looks import look_of
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.differences import Difference, stratified
 from rosa_bench.report.cells.grid import BASELINE
-from rosa_bench.report.cells.select import Cell, Group
+from rosa_bench.report.cells.selection.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.cells.shown import SCORES
+from rosa_bench.report.cells.words.shown import SCORES
 from rosa_bench.report.figures.drawing import drawn
 from rosa_bench.report.published import load_published
 

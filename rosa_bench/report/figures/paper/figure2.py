@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import is_resampled, period_words
-from rosa_bench.report.cells.facts import best_of_rank
-from rosa_bench.report.cells.select import Cell, Group
+from rosa_bench.report.cells.selection.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.cells.words.facts import best_of_rank
 from rosa_bench.report.figures.drawing import WIDTH_IN, Drawing, caption_text, drawn, letter, styled
 from rosa_bench.report.figures.plotting.line_names import labelled, name_lines
 from rosa_bench.report.figures.plotting.panels import has_epochs, plain

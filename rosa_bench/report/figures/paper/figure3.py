@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from rosa_bench.report.cells.select import Group
+from rosa_bench.report.cells.selection.select import Group
 from rosa_bench.report.figures.drawing import WIDTH_IN, Drawing, caption_text, drawn, styled
 from rosa_bench.report.figures.plotting.curves import TITLE, set_title
 from rosa_bench.report.figures.plotting.memory import measured_words, on_one_device

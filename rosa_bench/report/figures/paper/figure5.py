@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import Cell, select
+from rosa_bench.report.cells.selection.select import Cell, select
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.drawing import WIDTH_IN, Drawing, caption_text, drawn, letter, styled
 from rosa_bench.report.figures.plotting.curves import plot_range, set_legend, titled

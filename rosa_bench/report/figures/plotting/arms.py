@@ -18,7 +18,7 @@ from rosa_bench.report.cells.arms import (
     is_resampled,
     one_run_each,
 )
-from rosa_bench.report.cells.select import Group
+from rosa_bench.report.cells.selection.select import Group
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.plotting.panels import Panel, sources
 

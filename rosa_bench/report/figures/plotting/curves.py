@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from rosa_bench.records.measured import EpochScores
+from rosa_bench.records.parts.measured import EpochScores
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import Cell
-from rosa_bench.report.cells.shown import selection_scale
+from rosa_bench.report.cells.selection.select import Cell
+from rosa_bench.report.cells.words.shown import selection_scale
 from rosa_bench.report.figures.drawing import WIDTH_IN, drawn, letter
 from rosa_bench.report.figures.plotting.line_names import legend_columns, name_lines
 from rosa_bench.report.figures.plotting.panels import Panel, sort_key

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import Estimate
-from rosa_bench.report.cells.select import Cell
+from rosa_bench.report.cells.selection.select import Cell
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.drawing import SMALL, drawn
 from rosa_bench.report.figures.plotting.arms import arm_look, plot_whiskers

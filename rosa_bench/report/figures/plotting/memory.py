@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from rosa_bench.report.cells.costs import most_common
-from rosa_bench.report.cells.select import Group
+from rosa_bench.report.cells.selection.select import Group
 from rosa_bench.report.figures.plotting.panels import Panel
 
 # What peak memory means, keyed by device type.

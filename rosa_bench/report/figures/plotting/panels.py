@@ -9,11 +9,11 @@ from rosa_bench.config.files.looks import order_of
 from rosa_bench.config.identity.defaults import defaults_of
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import is_resampled, period_words
-from rosa_bench.report.cells.facts import is_memorised
-from rosa_bench.report.cells.header import data_note, device_words, heading
-from rosa_bench.report.cells.select import Cell, Group
+from rosa_bench.report.cells.selection.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.cells.shown import reported_rows, scale, selection_scale
+from rosa_bench.report.cells.words.facts import is_memorised
+from rosa_bench.report.cells.words.header import data_note, device_words, heading
+from rosa_bench.report.cells.words.shown import reported_rows, scale, selection_scale
 from rosa_bench.report.figures.drawing import drawn, letter
 from rosa_bench.report.writers.text import span, thousands
 

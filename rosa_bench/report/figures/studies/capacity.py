@@ -23,10 +23,10 @@ from rosa_bench.report.cells.arms import (
     one_run_each,
     text_of,
 )
-from rosa_bench.report.cells.facts import fact, per_parameter
-from rosa_bench.report.cells.header import device_words, lr_text
-from rosa_bench.report.cells.select import Cell, Group
+from rosa_bench.report.cells.selection.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.cells.words.facts import fact, per_parameter
+from rosa_bench.report.cells.words.header import device_words, lr_text
 from rosa_bench.report.figures.drawing import Drawing, caption_text, drawn, letter, styled
 from rosa_bench.report.figures.plotting.arms import FILLED, GREY, REDRAWN, set_log_axis
 from rosa_bench.report.figures.plotting.axis_break import moved, name_far

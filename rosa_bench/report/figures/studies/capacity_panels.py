@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import Estimate, in_order, over_seeds
-from rosa_bench.report.cells.facts import RECALL, fact, is_learned_at_once, per_parameter, storable_per_parameter
-from rosa_bench.report.cells.header import heading
-from rosa_bench.report.cells.select import Cell, Group
+from rosa_bench.report.cells.selection.select import Cell, Group
 from rosa_bench.report.cells.settings import Setting, Variant
+from rosa_bench.report.cells.words.facts import RECALL, fact, is_learned_at_once, per_parameter, storable_per_parameter
+from rosa_bench.report.cells.words.header import heading
 
 # Settings that may differ along a line: how much data there is, and how long it is learnt.
 SCALE = ("task.pairs", "task.digits", "task.passes", "epochs")

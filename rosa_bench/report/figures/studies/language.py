@@ -10,9 +10,9 @@ from matplotlib.ticker import MaxNLocator
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import CUT, INTERVALS, NO_INTERVAL, Estimate, in_all_arms, over_seeds, text_of
-from rosa_bench.report.cells.facts import POSITIVE, fact, is_text
-from rosa_bench.report.cells.select import Cell, Group
+from rosa_bench.report.cells.selection.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.cells.words.facts import POSITIVE, fact, is_text
 from rosa_bench.report.figures.drawing import Drawing, caption_text, drawn, letter, styled
 from rosa_bench.report.figures.plotting.arms import FILLED, GREY, MOST, REDRAWN, labels_of, panels_where, set_log_axis
 from rosa_bench.report.figures.plotting.curves import titled

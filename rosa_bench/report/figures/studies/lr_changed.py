@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import PERIOD
-from rosa_bench.report.cells.select import select
+from rosa_bench.report.cells.selection.select import select
 from rosa_bench.report.cells.settings import METHOD, Variant
 from rosa_bench.report.figures.drawing import SMALL, WIDTH_IN, Drawing, drawn, styled
 from rosa_bench.report.figures.plotting.curves import titled

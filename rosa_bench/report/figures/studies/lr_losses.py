@@ -15,10 +15,10 @@ from matplotlib.lines import Line2D
 from rosa_bench.config.files.looks import look_of
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import arm_labels, one_run_each
-from rosa_bench.report.cells.facts import scored_on_test
-from rosa_bench.report.cells.select import Cell, select
+from rosa_bench.report.cells.selection.select import Cell, select
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.cells.shown import scale
+from rosa_bench.report.cells.words.facts import scored_on_test
+from rosa_bench.report.cells.words.shown import scale
 from rosa_bench.report.figures.drawing import SMALL, WIDTH_IN, Drawing, caption_text, drawn, styled
 from rosa_bench.report.figures.plotting.arms import sources_of_arms
 from rosa_bench.report.figures.plotting.curves import TITLE, titled

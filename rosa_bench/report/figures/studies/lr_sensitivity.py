@@ -9,9 +9,9 @@ from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.typing import ColorType
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.facts import scored_on_test
-from rosa_bench.report.cells.select import Cell, select
+from rosa_bench.report.cells.selection.select import Cell, select
 from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.cells.words.facts import scored_on_test
 from rosa_bench.report.figures.drawing import Drawing, caption_text, drawn, letter, styled
 from rosa_bench.report.figures.plotting.curves import in_two_columns, plot_range, set_legend
 from rosa_bench.report.figures.plotting.panels import Cells, Panel, panels_of, run_ids, sources, unchanged, variants_of

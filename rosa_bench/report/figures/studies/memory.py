@@ -19,11 +19,11 @@ from rosa_bench.report.cells.arms import (
     sharing_words,
     text_of,
 )
-from rosa_bench.report.cells.facts import POSITIVE, is_learned_at_once, is_text
-from rosa_bench.report.cells.facts import RECALL as FRACTION
-from rosa_bench.report.cells.select import Cell, Group
+from rosa_bench.report.cells.selection.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.cells.shown import scale
+from rosa_bench.report.cells.words.facts import POSITIVE, is_learned_at_once, is_text
+from rosa_bench.report.cells.words.facts import RECALL as FRACTION
+from rosa_bench.report.cells.words.shown import scale
 from rosa_bench.report.figures.drawing import WIDTH_IN, Drawing, caption_text, drawn, letter, styled
 from rosa_bench.report.figures.plotting import dots
 from rosa_bench.report.figures.plotting.arms import (

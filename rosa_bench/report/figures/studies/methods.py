@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 
 from rosa_bench.config.files.looks import look_of
 from rosa_bench.report.cells.arms import Estimate, sharing_words
-from rosa_bench.report.cells.comparable import method_comparisons
-from rosa_bench.report.cells.header import data_note, heading
 from rosa_bench.report.cells.methods import MethodComparison, MethodRow
-from rosa_bench.report.cells.select import Group
-from rosa_bench.report.cells.shown import reported_rows
+from rosa_bench.report.cells.selection.comparable import method_comparisons
+from rosa_bench.report.cells.selection.select import Group
+from rosa_bench.report.cells.words.header import data_note, heading
+from rosa_bench.report.cells.words.shown import reported_rows
 from rosa_bench.report.figures.drawing import Drawing, caption_text, drawn, faded, letter, styled
 from rosa_bench.report.figures.plotting.arms import plot_whiskers, set_log_axis
 from rosa_bench.report.figures.plotting.curves import titled

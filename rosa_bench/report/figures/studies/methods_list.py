@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from rosa_bench.config.files.looks import look_of
 from rosa_bench.report.cells.arms import Estimate
 from rosa_bench.report.cells.methods import MethodRow
-from rosa_bench.report.cells.shown import Scale
+from rosa_bench.report.cells.words.shown import Scale
 from rosa_bench.report.figures.drawing import SMALL
 from rosa_bench.report.figures.plotting.arms import plot_whiskers
 from rosa_bench.report.figures.plotting.dots import set_lines

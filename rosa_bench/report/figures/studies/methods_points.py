@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rosa_bench.report.cells.arms import Estimate
 from rosa_bench.report.cells.methods import MethodComparison, MethodRow
-from rosa_bench.report.cells.shown import Scale
+from rosa_bench.report.cells.words.shown import Scale
 from rosa_bench.report.figures.drawing import letter
 from rosa_bench.report.figures.plotting.front import pareto_front
 from rosa_bench.report.writers.text import MIB, parameters

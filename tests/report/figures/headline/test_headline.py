@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import select
+from rosa_bench.report.cells.selection.select import select
 from rosa_bench.report.compare import compare
 from rosa_bench.report.comparison import comparison
 from rosa_bench.report.figures.drawing import Drawing

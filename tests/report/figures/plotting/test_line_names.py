@@ -9,10 +9,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
-from rosa_bench.records.mappings import PeakBytes
-from rosa_bench.records.measured import EpochScores
+from rosa_bench.records.parts.mappings import PeakBytes
+from rosa_bench.records.parts.measured import EpochScores
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import select
+from rosa_bench.report.cells.selection.select import select
 from rosa_bench.report.figures.drawing import WIDTH_IN, styled
 from rosa_bench.report.figures.paper import figure3, figure6
 from rosa_bench.report.figures.plotting.curves import LEGEND_LINE, LEGEND_WIDTH

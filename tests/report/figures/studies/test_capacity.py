@@ -16,7 +16,7 @@ from scipy.stats import t
 
 from rosa_bench.config.files.looks import look_of
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import select
+from rosa_bench.report.cells.selection.select import select
 from rosa_bench.report.figures.drawing import Drawing, faded, styled
 from rosa_bench.report.figures.plotting.arms import MOST_TICKS, PALE, log_ticks, panels_where
 from rosa_bench.report.figures.plotting.beside import spread

@@ -12,11 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from rosa_bench.config.files.preset import swept
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.agreement import best_of_methods
+from rosa_bench.report.cells.agreement import best_of_methods
 from rosa_bench.report.cells.arms import Estimate
 from rosa_bench.report.cells.differences import FEW_SEEDS_NOTE
-from rosa_bench.report.cells.select import select
-from rosa_bench.report.cells.shown import Scale
+from rosa_bench.report.cells.selection.select import select
+from rosa_bench.report.cells.words.shown import Scale
 from rosa_bench.report.figures.drawing import Drawing, styled
 from rosa_bench.report.figures.plotting.front import FRONT
 from rosa_bench.report.figures.studies import methods, methods_list

@@ -1,0 +1,1 @@
+"""Read files that somebody else wrote, line by line and cell by cell."""

@@ -1,0 +1,1 @@
+"""Words about runs and cells: what they share, change and measure."""

@@ -1,0 +1,1 @@
+"""How a process is asked to stop, and how workers end with the process that started them."""

@@ -1,0 +1,1 @@
+"""Train in less memory: activations computed again, weights loaded layer by layer."""
