@@ -104,10 +104,8 @@ SUPPLIED = {
 # Files that may import packages of an extra; they check first that those are installed.
 OPTIONAL = {
     "rosa_bench/report": "report", "rosa_bench/trackers": "tracking", "rosa_bench/models/weights/gguf.py": "gguf",
-    "rosa_bench/methods/peft/prompt_tuning.py": "peft", "rosa_bench/methods/peft/tuner.py": "peft",
-    "rosa_bench/methods/peft/config.py": "peft", "rosa_bench/methods/peft/starts.py": "peft",
-    "rosa_bench/methods/peft/virtual_tokens.py": "peft", "rosa_bench/methods/peft/targets.py": "peft",
-    "rosa_bench/integrations/peft": "peft", "rosa_bench/cli/launchers/on_ray.py": "ray",
+    "rosa_bench/methods/peft": "peft", "rosa_bench/integrations/peft": "peft",
+    "rosa_bench/cli/launchers/on_ray.py": "ray",
     "rosa_bench/layers/storage/quantised.py": "quantised",
 }  # fmt: skip
 

@@ -5,7 +5,7 @@ merged weight and the weight before training, as many as exceed rounding error, 
 an adapter.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rosa_bench.layers.adapter import adapters
 from rosa_bench.layers.exact import Update
 from rosa_bench.layers.low_rank import LowRankLinear
+from rosa_bench.layers.structure.evaluating import evaluating
 from rosa_bench.layers.structure.linear import LINEAR_TYPES, Conv1D, weight_of
 from rosa_bench.layers.structure.surgery import name_matches, untie
 from rosa_bench.lowrank import merge
@@ -86,6 +87,31 @@ class PlainWeights:
                     f"method={method.name} trains {name}, which a LoRA adapter cannot hold; use save_model=true "
                     "instead of save_adapter=true"
                 )
+
+
+def check_called(model: nn.Module, loss: Callable[[], Float[Tensor, ""]]) -> None:
+    """Raise `UserError` if an adapter has a part in the ``loss`` of one row without being called, as in Mamba's mixers.
+
+    Those read the weight of a layer, and HF PEFT adds an adapter only to the output of a layer that is called.
+    """
+    called = set[nn.Module]()
+    hooks = [layer.register_forward_pre_hook(lambda layer, _: called.add(layer)) for _, layer in adapters(model)]
+    try:
+        with evaluating(model), torch.enable_grad():
+            result = loss()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name, layer in adapters(model):
+        trained = [parameter for parameter in layer.parameters() if parameter.requires_grad]
+        if layer in called or not trained:
+            continue
+        gradients = torch.autograd.grad(result, trained, retain_graph=True, allow_unused=True)
+        if any(gradient is not None for gradient in gradients):  # an expert may have no part in it
+            raise UserError(
+                f"save_adapter=true: the model reads the weight of {name} without calling the layer, so HF PEFT would "
+                "leave its adapter out; choose other layers with targets=, or use save_model=true"
+            )
 
 
 @torch.no_grad()

@@ -4,13 +4,15 @@ import logging
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rosa_bench.adapters.lora import PlainWeights
+from rosa_bench.adapters.lora import PlainWeights, check_called
 from rosa_bench.data.batches import Batch, Batches, TensorBatches, to_device
+from rosa_bench.layers.weights.fisher import single_rows
 from rosa_bench.methods.base import RunLength
 from rosa_bench.methods.size import saved_bytes
 from rosa_bench.models.base_dtype import store_in
@@ -19,6 +21,7 @@ from rosa_bench.runs.inputs import fetch, inputs_of
 from rosa_bench.runs.outcome.forgetting import Measurement, measured_before
 from rosa_bench.runs.outcome.recording import begin
 from rosa_bench.runs.resolve import ResolvedRun
+from rosa_bench.system.resources.device import autocast
 from rosa_bench.system.resources.meter import Meter
 from rosa_bench.tasks.prepared import PreparedTask
 from rosa_bench.training.checkpoint import Checkpoints
@@ -77,6 +80,8 @@ def prepare(resolved: ResolvedRun) -> Prepared:
             movable(model, config.method)  # refused before anything is recorded
         if plain is not None:
             plain.adapted(config.method, model)  # likewise
+            if config.method.trains:
+                check_called(model, partial(row_loss, resolved, problem))
     return Prepared(resolved, problem, meter, record, checkpoints, initial, plain, forgetting)
 
 
@@ -95,6 +100,13 @@ def without_training(
     nothing = TensorBatches(torch.empty(0), torch.empty(0), batch_size=config.batch_size)
     counted = replace(config, epochs=len(record.candidates))
     return replace(resolved, config=counted), replace(problem, train=nothing)
+
+
+def row_loss(resolved: ResolvedRun, problem: PreparedTask) -> Tensor:
+    """Return the loss of the first training row."""
+    row = next(single_rows(calibration_batches(problem.train, resolved.device), 1))
+    with autocast(resolved.precision, resolved.device)():
+        return problem.model(**row).loss
 
 
 def calibration_batches(train: Batches, device: torch.device) -> Iterator[Batch]:

@@ -12,9 +12,18 @@ from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rosa_bench import attach
-from rosa_bench.adapters.lora import LoraAdapter, PlainWeights, apply_adapter, difference, known_updates, lora_adapter
+from rosa_bench.adapters.lora import (
+    LoraAdapter,
+    PlainWeights,
+    apply_adapter,
+    check_called,
+    difference,
+    known_updates,
+    lora_adapter,
+)
 from rosa_bench.adapters.peft_format import compressed, read_peft, write_peft
 from rosa_bench.layers.exact import Update
 from rosa_bench.system.errors import UserError
@@ -186,6 +195,20 @@ def test_layers_that_peft_takes_for_experts_are_refused(tiny_moe: nn.Module) -> 
     attached = attach(tiny_moe, "lora", rank=2, targets=r"mlp\.(up|down)_proj")
     with pytest.raises(UserError, match=r"HF PEFT would add the adapter of .*0.mlp.up_proj to the.*experts"):
         plain.adapted(attached.method, attached.model)
+
+
+def test_a_layer_whose_weight_is_read_but_which_is_not_called_is_refused() -> None:
+    """PEFT's own layers act when they are called, so it would load such an adapter in vain. Experts may wait unused."""
+    config = AutoConfig.for_model("mamba", hidden_size=16, num_hidden_layers=1, vocab_size=64, time_step_rank=4)
+    model = AutoModelForCausalLM.from_config(config)
+    model.unused = nn.Linear(4, 4)
+    attached = attach(model, "lora", rank=2, targets=r"in_proj|out_proj|unused", keep_base=True)
+    loss = lambda: model(input_ids=IDS, labels=IDS).loss  # noqa: E731
+    check_called(model, loss)
+    attached.detach()
+    attach(model, "lora", rank=2, targets="in_proj|dt_proj")
+    with pytest.raises(UserError, match=r"reads the weight of \S+mixer.dt_proj without calling .* use save_model=true"):
+        check_called(model, loss)
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
 
 WORKER = """
 import os, signal, sys, time
-from rosa_bench.system import workers
+from rosa_bench.system.signals import workers
 from rosa_bench.system.signals.workers import ending_with_parent
 workers.BETWEEN_S = 0.1
 between = sys.argv[1] == "between"
@@ -119,9 +119,10 @@ def test_a_sweep_waits_until_a_worker_has_saved_its_work(place: str, tmp_path: P
         pytest.raises(StoppedError, match="stopped from the keyboard; the same command continues"),
         workers_end_with_us(),
         written.open("w") as file,
-        subprocess.Popen([sys.executable, "-c", WORKER, place], stdout=file),
+        subprocess.Popen([sys.executable, "-c", WORKER, place], stdout=file) as worker,
     ):
         while "works" not in written.read_text():
+            assert worker.poll() is None
             time.sleep(0.02)
         try:
             send(signal.SIGINT)
