@@ -3,7 +3,7 @@
 Each replaces one weight, or a stack of weights (`rosa_bench.layers.structure.linear`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 import torch
@@ -17,7 +17,8 @@ from rosa_bench.layers.structure.linear import Conv1D, Convolution, Linear, make
 class Adapter(nn.Module):
     """A replacement for one linear layer. It remembers the layer's type and bias, and can be turned back into it.
 
-    large   names of buffers as large as the weight, which may be sharded
+    large   names of buffers as large as the weight. They may be sharded, or kept in the CPU's memory, so code outside
+            the forward pass reads and writes them by `rosa_bench.system.tensors`
     frozen  those of them that are frozen parameters for now, because they are sharded
     fixed   names of parameters that never change
     """
@@ -31,6 +32,10 @@ class Adapter(nn.Module):
         super().__init__()
         self.plain_type = wide_type(plain)
         self.register_parameter("bias", getattr(plain, "bias", None))  # pyrefly: ignore[bad-argument-type]
+
+    def large_tensors(self) -> Iterable[Tensor]:
+        """Return the ``large`` buffers, and other tensors of this size that steps read, and nothing else does."""
+        return [getattr(self, name) for name in self.large]
 
     def merged_weight(self) -> Float[Tensor, "*n out in"]:
         """Return the weight of the plain layer that computes the same function."""

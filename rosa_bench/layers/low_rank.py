@@ -12,10 +12,11 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from rosa_bench.layers.adapter import Adapter, adapters
 from rosa_bench.layers.exact import Update
-from rosa_bench.layers.storage.halves import halves, whole
+from rosa_bench.layers.storage import halves
 from rosa_bench.layers.storage.narrow import is_narrow
 from rosa_bench.layers.structure.linear import Convolution, Linear, linear, weight_of
 from rosa_bench.lowrank import Factors, merge
+from rosa_bench.system.tensors import put, whole
 
 EVERY = slice(None)  # all columns of A and rows of B
 
@@ -88,20 +89,22 @@ class LowRankLinear(Adapter):
             self.remainder = torch.zeros(self.shape, dtype=torch.int16)
 
     def exact_residual(self) -> Float[Tensor, "*n out in"]:
-        """Return the residual with all its bits: itself, or a new float32 tensor if it has a remainder."""
-        if self.remainder is None:
-            return self.residual
-        return whole(self.residual, self.remainder.to(self.residual.device))
+        """Return the whole residual with all its bits, beside the factors.
+
+        That is itself, or a new tensor: float32 if it has a remainder, a copy if it is kept in the CPU's memory.
+        """
+        residual = whole(self.residual).to(self.a.device)
+        return residual if self.remainder is None else halves.whole(residual, self.remainder.to(residual.device))
 
     @torch.no_grad()
     def write_residual(self, value: Float[Tensor, "*n out in"]) -> None:
         """Write a new residual in place, with all its bits. Raises ValueError if they have no place."""
         if self.remainder is not None:
-            value, low = halves(value)
+            value, low = halves.halves(value)
             self.remainder.copy_(low)
         if value.dtype.itemsize > self.residual.dtype.itemsize:
             raise ValueError(f"a {value.dtype} residual does not fit into {self.residual.dtype}; call keep_remainder")
-        self.residual.copy_(value)
+        put(self.residual, value)
 
     def reserve(self, directions: int) -> None:
         """Make room for draws that will replace so many directions in all. This layer needs none."""

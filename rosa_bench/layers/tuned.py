@@ -1,6 +1,7 @@
 """A layer with a tuner layer of Hugging Face PEFT around it, as an adapter like our own."""
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -60,6 +61,9 @@ class Tuned(Adapter):
             for name, parameter in self.tuned.named_parameters()
             if name not in self.trained and id(parameter) not in own
         }
+
+    def large_tensors(self) -> Iterable[Tensor]:
+        return self.frozen_parameters().values()
 
     @property
     def weight(self) -> Float[Tensor, "out in"]:

@@ -89,7 +89,7 @@ class Method(Checked, ABC):
     adapts_layers    whether all that trains, but the head, is in layers that it replaces, as in a LoRA adapter
     narrow_base      whether frozen weights may be stored in bfloat16: none of them trains, or is changed unnoticed
     packable         whether several runs can train in one pass: its layers have a form in `layers.packs.packed`
-    offloadable      whether weights that train may wait in the CPU's memory: only the optimizer changes them
+    offloadable      whether weights that train may wait in the CPU's memory: only the optimizer changes them, there
     takes_turns      whether only some of the declared parameters train at a time
     shardable        whether its weights may be sharded over several processes, unless `unshardable` says why not
     libraries        optional packages that it runs on, beside those of every run; records have their versions

@@ -62,7 +62,7 @@ def split_own(method: Rosa, group: Sequence[LowRankLinear], generator: torch.Gen
         drawn = select_indices(batch, min(rows, columns), method.rank, select=method.select, generator=generator)
     weights: list[Tensor] = []
     for number, layer in enumerate(group):
-        residual, a, b = (whole(tensor.detach()) for tensor in (layer.residual, layer.a, layer.b))
+        residual, a, b = layer.exact_residual(), whole(layer.a.detach()), whole(layer.b.detach())
         if number % count == rank:
             weights.append(merge(residual, a, b, layer.scale))
     factors, problem = None, ""
@@ -93,5 +93,5 @@ def exchange(group: Sequence[LowRankLinear], own: Factors | None) -> None:
                 assert own is not None
                 values = own[part][number // count].contiguous()
             else:
-                values = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+                values = torch.empty(tensor.shape, dtype=tensor.dtype, device=layer.a.device)
             put(tensor, processes.take_from(values, number % count))

@@ -33,6 +33,7 @@ class ProjectedMethod(TargetedMethod):
     """
 
     orthonormal: ClassVar[bool] = True
+    offloadable: ClassVar[bool] = True
 
     rank: int = setting("rank of the projected gradients", at_least=1, at_most=10**6, key="rank")
     scale: float = setting("factor of the projected weights' updates", above=0, at_most=1e9)

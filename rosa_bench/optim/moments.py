@@ -74,4 +74,4 @@ def rotate(state: Mapping[str, Tensor], rotation: Float[Tensor, "*n r r"], *, or
     """
     for name, power in POWERS.items():
         if (orthonormal or power == 1) and state.get(name) is not None:  # SGD without momentum has None
-            state[name].copy_(state[name] @ rotation.to(state[name].dtype).pow(power))
+            state[name].copy_(state[name] @ rotation.to(state[name]).pow(power))

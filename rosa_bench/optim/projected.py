@@ -64,8 +64,8 @@ def limited(update: Tensor, state: State) -> Tensor:
 class ProjectedAdamW(torch.optim.AdamW):
     """AdamW. Groups with ``projectors`` (one for each parameter) and ``transposed`` follow ``rule``.
 
-    Their moments are (long, r) instead of the weight's shape. All work is on tensors of fixed shapes, so a CUDA graph
-    can capture the step.
+    Their moments are (long, r) instead of the weight's shape. They are on the weight's device, which makes the step,
+    wherever its projector is. All work is on tensors of fixed shapes, so a CUDA graph can capture the step.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, rule: str, scale: float):
@@ -88,7 +88,8 @@ class ProjectedAdamW(torch.optim.AdamW):
                 group["params"], group.get("projectors", ()), group.get("transposed", ()), strict=False
             ):
                 if weight.grad is not None:
-                    self._update(group, weight, weight.grad, projector, transposed=transposed)
+                    near = projector.to(weight.device)
+                    self._update(group, weight, weight.grad, near, transposed=transposed)
                     weight.grad = None
         super().step(closure)
 

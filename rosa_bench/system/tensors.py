@@ -1,6 +1,6 @@
-"""Tensors that may be sharded over processes, as FSDP's DTensors are, and tensors in files.
+"""Tensors that may be elsewhere: sharded over processes, as FSDP's DTensors are, in the CPU's memory, or in files.
 
-A plain tensor passes through unchanged.
+`whole` and `put` are the ways in and out between two steps. A plain tensor passes through unchanged.
 """
 
 from collections.abc import Mapping
@@ -26,8 +26,25 @@ def is_sharded(tensor: Tensor) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return the whole of a tensor. If it is sharded, all processes must call this together."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor  # pyrefly: ignore[missing-attribute]
+    """Return the whole of a tensor. If it is sharded, all processes must call this together.
+
+    One that is kept in the CPU's memory is returned as it is there, whatever a pass has loaded.
+    """
+    return tensor.full_tensor() if is_sharded(tensor) else _stored(tensor)  # pyrefly: ignore[missing-attribute]
+
+
+def keep(tensor: Tensor, stored: Tensor) -> None:
+    """Let ``stored``, in the CPU's memory, be where the values of a tensor are kept, wherever it is itself."""
+    tensor.stored = stored  # pyrefly: ignore[missing-attribute]
+
+
+def keep_no_longer(tensor: Tensor) -> None:
+    """Let a tensor keep its values itself again."""
+    del tensor.stored  # pyrefly: ignore[missing-attribute]
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    return getattr(tensor, "stored", tensor)
 
 
 def collected(tensor: Tensor) -> Tensor:
@@ -63,5 +80,13 @@ def check_finite(
 
 @torch.no_grad()
 def put(tensor: Tensor, values: Tensor) -> None:
-    """Write whole values into a tensor, in place. If it is sharded, each process writes its part."""
-    tensor.copy_(sharded_like(values.to(tensor.device), tensor))
+    """Write whole values into a tensor, in place. If it is sharded, each process writes its part.
+
+    One that is kept in the CPU's memory is written there, and what a pass has loaded of it is written too.
+    """
+    if is_sharded(tensor):
+        values = sharded_like(values.to(tensor.device), tensor)
+    tensor.copy_(values)
+    stored = _stored(tensor)
+    if stored is not tensor and stored.data_ptr() != tensor.data_ptr():
+        stored.copy_(values)

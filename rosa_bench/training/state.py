@@ -181,14 +181,18 @@ class Training:
 def by_device(groups: Groups) -> Groups:
     """Split each group whose parameters are on several devices into one for each.
 
+    A list in a group has one item for each parameter, and is split like them.
     PyTorch's fused AdamW would copy a GPU's learning rate to the CPU without waiting for it, and read it too early.
     """
     found = list[ParameterGroup]()
     for group in groups:
-        parts: dict[torch.device, list[nn.Parameter]] = {}
-        for parameter in group["params"]:
-            parts.setdefault(parameter.device, []).append(parameter)
-        found += [{**group, "params": part} for part in parts.values()] if len(parts) > 1 else [group]
+        places: dict[torch.device, list[int]] = {}
+        for place, parameter in enumerate(group["params"]):
+            places.setdefault(parameter.device, []).append(place)
+        found += [
+            {key: [value[at] for at in part] if isinstance(value, list) else value for key, value in group.items()}
+            for part in places.values()
+        ] or [group]
     return found
 
 

@@ -8,8 +8,9 @@ decoders: PEFT sees linear layers, square and not, in the others as well.
 import copy
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -25,14 +26,12 @@ from rosa_bench.config.groups import kinds
 from rosa_bench.layers.adapter import Adapter, adapters
 from rosa_bench.layers.fused.joined import joined
 from rosa_bench.layers.fused.stacked import materialised
-from rosa_bench.layers.structure.blocks import transformer_blocks
 from rosa_bench.methods.base import Changed
 from rosa_bench.methods.peft.tuner import PeftTuner
 from rosa_bench.methods.size import size_of
 from rosa_bench.runs.checkpoints.resumable import check_optimizer
-from rosa_bench.system.errors import UserError
 from rosa_bench.training.cuda_graphs import eager, replaying
-from rosa_bench.training.memory.offload import movable, offloaded
+from rosa_bench.training.memory.offload import offloaded
 from rosa_bench.training.memory.recompute import recomputed
 from rosa_bench.training.observers.base import Observer
 from rosa_bench.training.state import Training
@@ -40,6 +39,7 @@ from rosa_bench.training.state import Training
 # torch's advice about the sparse tensors of PEFT's SHiRA, once per process.
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
 
+CPU = torch.device("cpu")
 METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
 OURS = [name for name in METHODS if not issubclass(kinds("method", name)[0], PeftTuner)]
 PEFTS = [name for name in METHODS if name not in OURS]
@@ -168,6 +168,12 @@ def assert_same_gradients(trial: Any, found: dict[str, Tensor], expected: dict[s
 def state(model: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers, by name."""
     return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+
+
+def different(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors that differ in any bit."""
+    assert found.keys() == expected.keys()
+    return [name for name in expected if not torch.equal(found[name], expected[name])]
 
 
 def trained_names(model: nn.Module) -> set[str]:
@@ -301,24 +307,30 @@ def test_gradient_checkpointing_leaves_gradients_unchanged(trial: Any) -> None:
 
 
 @pytest.mark.usefixtures("_trains")
-def test_loading_weights_block_by_block_leaves_gradients_and_training_unchanged_or_is_refused(trial: Any) -> None:
-    model = copy.deepcopy(trial.untrained)
+@pytest.mark.parametrize("targets", [None, "all-linear"])
+def test_loading_weights_block_by_block_leaves_gradients_and_training_unchanged(
+    trial: Any, targets: str | None
+) -> None:
+    """From the start and resumed, and with every linear layer adapted, so that draws change all that is moved."""
+    if targets is not None:
+        if not hasattr(trial.method, "targets"):
+            pytest.skip("declared: chooses its layers itself")
+        trial = replace(trial, targets=targets)
+    model, resumed = (copy.deepcopy(trial.untrained) for _ in range(2))
     expected, before = trial.gradients(model), {name: tensor.clone() for name, tensor in state(model).items()}
-    changed = {tensor.untyped_storage().data_ptr() for tensor in trial.method.state(model).values()}
-    matrices = [it for block in transformer_blocks(model) for it in block.parameters() if it.ndim > 1]
-    if not trial.method.offloadable and all(it.untyped_storage().data_ptr() in changed for it in matrices):
-        with pytest.raises(UserError, match=f"method={trial.method_name} changes every weight.*offload=null"):
-            movable(model, trial.method)
-        return
-    with offloaded(model, trial.method, torch.device("cpu")) as loader, recomputed(model):
+    with offloaded(model, trial.method, CPU) as loader, recomputed(model):
         assert any(loader.blocks)
         assert_same_gradients(trial, trial.gradients(model), expected)
-    assert not [name for name, tensor in state(model).items() if not torch.equal(tensor, before[name])]
+    assert not different(before, state(model))
     trained, kept = trial.trained
-    with offloaded(model, trial.method, torch.device("cpu")), recomputed(model):
-        trial.fit(model, start=kept.half)
-    expected, found = trial.method.state(trained), trial.method.state(model)
-    assert not [name for name in expected if not torch.equal(expected[name], found[name])]
+    with offloaded(model, trial.method, CPU), recomputed(model):
+        half = trial.fit(model).half
+    assert not different(kept.half.tensors, half.tensors)
+    with offloaded(resumed, trial.method, CPU), recomputed(resumed):
+        trial.fit(resumed, start=half)
+    assert not different(state(trained), state(model))
+    assert not different(state(trained), state(resumed))
+    assert torch.equal(trial.logits(trained), trial.logits(resumed))
 
 
 @pytest.mark.usefixtures("_trains")

@@ -43,13 +43,14 @@ def gradient_directions(model: nn.Module, loss: Callable[[], Tensor], rank: int)
         y.register_hook(take)
 
     hooks = [layer.register_forward_hook(watch) for layer in layers]
-    try:
-        # A compiled model would not see these hooks.
-        with evaluating(model), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
-            torch.autograd.grad(loss(), [layer.a for layer in layers], allow_unused=True)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    # A compiled model would not see these hooks.
+    with evaluating(model), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+        try:
+            value = loss()
+        finally:
+            for hook in hooks:
+                hook.remove()  # or a pass that is recomputed below would count as a second one
+        torch.autograd.grad(value, [layer.a for layer in layers], allow_unused=True)
     return [found[it] if it in found else leading_directions(it.a.new_zeros(it.shape), rank) for it in layers]
 
 

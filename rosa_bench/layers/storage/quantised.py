@@ -13,6 +13,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
 from rosa_bench.layers.low_rank import product_dtype
+from rosa_bench.system.tensors import whole
 
 KINDS = ("int8", "nf4")
 BLOCK = 64  # numbers of an nf4 weight that share a scale
@@ -37,9 +38,10 @@ class Quantised(nn.Module):
         self.codes = nn.Parameter(codes, requires_grad=False)
         self.scales = nn.Parameter(scales, requires_grad=False)
 
-    def dequantised(self) -> Float[Tensor, "out in"]:
-        """Return the weight that the codes stand for, as a new float32 tensor."""
-        return dequantise(self.codes, self.scales, self.shape, torch.float32)
+    def dequantised(self, device: torch.device | None = None) -> Float[Tensor, "out in"]:
+        """Return the weight that the codes stand for, as a new float32 tensor, on a device if one is given."""
+        codes, scales = (tensor if device is None else whole(tensor).to(device) for tensor in (self.codes, self.scales))
+        return dequantise(codes, scales, self.shape, torch.float32)
 
 
 def dequantise(codes: Tensor, scales: Tensor, shape: torch.Size, dtype: torch.dtype) -> Float[Tensor, "out in"]:

@@ -28,6 +28,7 @@ class QuantisedLowRank(LowRankLinear):
     chain_a, chain_b  what earlier periods have added, (out, k) and (k, in), of which the first ``used`` are filled
     """
 
+    large = ()
     fixed = ("stored.codes", "stored.scales")
     stackable = False
     stored: Quantised
@@ -64,7 +65,7 @@ class QuantisedLowRank(LowRankLinear):
         return torch.add(y, functional.linear(functional.linear(x, right), left), alpha=self.scale)
 
     def exact_residual(self) -> Float[Tensor, "out in"]:
-        weight = self.stored.dequantised()
+        weight = self.stored.dequantised(self.a.device)
         if self.chain_a is not None and self.chain_b is not None:
             weight = merge(weight, self.chain_a, self.chain_b)
         if self.a_taken is not None and self.b_taken is not None:

@@ -53,20 +53,42 @@ def remove_projectors(model: nn.Module) -> None:
 def gradient_projectors(model: nn.Module, loss: Callable[[], Tensor], rank: int) -> list[Float[Tensor, "*n short r"]]:
     """Return the leading ``rank`` singular vectors, on the short side, of each projected weight's gradient of ``loss``.
 
-    The model runs in evaluation mode, so that neither the state of random generators nor running statistics change.
-    Raises ValueError if a gradient is not finite.
+    One gradient exists at a time. The model runs in evaluation mode, so that neither the state of random generators nor
+    running statistics change; gradients of parameters stay as they are. Raises ValueError if a gradient is not finite.
 
     Source: Zhao et al., "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection", arXiv 2403.03507,
     section 4.1. We differ in that the gradient is taken without dropout, before the step and before any clipping.
     """
-    every = list(projected(model))
-    with evaluating(model), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
-        gradients = torch.autograd.grad(loss(), [it.weight for it in every], allow_unused=True)
-    found = []
-    for it, gradient in zip(every, gradients, strict=True):
-        whole = torch.zeros_like(it.weight) if gradient is None else gradient
-        found.append(leading_directions(whole.mT if it.transposed else whole, rank).mT)
-    return found
+    sought = {it.weight: it for it in projected(model)}
+    found: dict[nn.Parameter, Tensor] = {}
+
+    def take(weight: nn.Parameter) -> None:
+        gradient, weight.grad = weight.grad, None  # one at a time exists
+        if (it := sought.get(weight)) is not None and gradient is not None:
+            found[weight] = _leading(it, gradient, rank)
+
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    before = [parameter.grad for parameter in trained]
+    hooks = [parameter.register_post_accumulate_grad_hook(take) for parameter in trained]
+    try:
+        for parameter in trained:
+            parameter.grad = None
+        with evaluating(model), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+            loss().backward()
+    finally:
+        for hook, parameter, gradient in zip(hooks, trained, before, strict=True):
+            hook.remove()
+            parameter.grad = gradient
+    return [
+        found[weight] if weight in found else _leading(it, torch.zeros_like(weight), rank)
+        for weight, it in sought.items()
+    ]
+
+
+def _leading(it: Projected, gradient: Tensor, rank: int) -> Float[Tensor, "*n short r"]:
+    """Return the leading directions of a weight's gradient, found where the projector is."""
+    gradient = gradient.to(it.projector.device)
+    return leading_directions(gradient.mT if it.transposed else gradient, rank).mT
 
 
 def random_projectors(model: nn.Module, generator: torch.Generator) -> list[Float[Tensor, "*n short r"]]:

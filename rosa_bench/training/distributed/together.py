@@ -21,6 +21,7 @@ from rosa_bench.data.batches import Batch, parts, targets
 from rosa_bench.methods.base import Changed, Method
 from rosa_bench.system import processes
 from rosa_bench.system.seeds import seed_of
+from rosa_bench.system.tensors import put, whole
 from rosa_bench.training.checkpoint import Snapshot
 from rosa_bench.training.observers.base import Observer
 from rosa_bench.training.state import Training
@@ -107,11 +108,9 @@ def agree(model: nn.Module, method: Method, changed: Changed = NO_CHANGE) -> Non
     singular vectors may differ, and moments that follow one basis would not fit another.
     """
     for tensor in (*method.state(model).values(), *(turn.matrix for turn in changed.rotate)):
-        own = tensor.detach()
+        own = whole(tensor).detach()
         bits = own.view(torch.uint8) if own.dtype == torch.bool else own
-        sent = processes.take_from(bits.contiguous())
-        if sent.data_ptr() != bits.data_ptr():
-            bits.copy_(sent)
+        put(tensor, processes.take_from(bits.contiguous()).view(own.dtype))
 
 
 class OwnRandomness(Observer):

@@ -1,7 +1,8 @@
 """Keep a model's weights in the CPU's memory, and load them block by block when a pass needs them.
 
 Only two blocks have their weights on the GPU: the one that computes, and the next one, which is loaded meanwhile.
-Frozen weights are just read. A weight that trains is changed in the CPU's memory: its gradient moves there as soon as
+Passes just read frozen weights. Between two steps, a draw reads and writes those that it changes, one after another, by
+`rosa_bench.system.tensors`. A weight that trains is changed in the CPU's memory: its gradient moves there as soon as
 the backward pass has computed it, and the optimizer keeps its moments and makes its step there. What a method inserts
 trains on the GPU, for it is small.
 
@@ -20,9 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rosa_bench.layers.adapter import adapters
 from rosa_bench.layers.structure.blocks import forward_replaced, transformer_blocks
 from rosa_bench.methods.base import Method
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.tensors import keep, keep_no_longer
 
 
 class Loader:
@@ -45,7 +48,8 @@ class Loader:
         self._loaded = set[int]()
         self._unfinished = set[Tensor]()  # on the device, with a gradient of earlier parts of the batch
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
-        for tensor in self.stored:
+        for tensor, stored in self.stored.items():
+            keep(tensor, stored)
             self._evict(tensor)
 
     def load(self, number: int) -> None:
@@ -79,10 +83,12 @@ class Loader:
         return tensor.data_ptr() != self.stored[tensor].data_ptr()
 
     def load_all(self) -> None:
-        """Bring every block to the device, with its gradients."""
+        """Bring every block to the device, with its gradients, to stay there."""
         self._finish_copies()
         for number in range(len(self.blocks)):
             self._fetch(number)
+        for tensor in self.stored:
+            keep_no_longer(tensor)
         for tensor in self._unfinished:
             tensor.grad = self.gradients[tensor].to(self.device)
 
@@ -136,13 +142,15 @@ class Loader:
 
 
 def movable(model: nn.Module, method: Method) -> list[list[Tensor]]:
-    """Return, for each block, the weights that the method never changes, and those that train if they can be moved.
+    """Return, for each block, the weights that do not train, and those that do if the method allows it.
 
-    Vectors are left out, because they are small. Raises `UserError` if there are none.
+    Vectors are left out, because they are small. So is what the method changes between steps, except the large tensors
+    of adapters, which are changed wherever they are. Raises `UserError` if nothing is left.
     """
     trained = set(method.trainable(model))
+    large = {tensor for _, layer in adapters(model) for tensor in layer.large_tensors()}
     # By storage, so that a view of a changed tensor counts as changed.
-    changed = {tensor.untyped_storage().data_ptr() for tensor in method.state(model).values()}
+    changed = {tensor.untyped_storage().data_ptr() for tensor in method.state(model).values() if tensor not in large}
 
     def moves(tensor: Tensor) -> bool:
         if tensor in trained:
@@ -155,8 +163,8 @@ def movable(model: nn.Module, method: Method) -> list[list[Tensor]]:
     ]
     if not any(found):
         raise UserError(
-            f"method={method.name} changes every weight of the model's blocks, and not only by the optimizer, so "
-            "offload=layers has nothing to move; use offload=null, or a method that leaves weights frozen, such as lora"
+            f"method={method.name} changes every weight of the model's blocks on the GPU, so offload=layers has "
+            "nothing to move; use offload=null, or a method that leaves weights frozen, such as lora"
         )
     return found
 

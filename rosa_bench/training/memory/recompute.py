@@ -21,8 +21,8 @@ from rosa_bench.layers.structure.blocks import forward_replaced, transformer_blo
 def recomputed(model: nn.Module, wanted: bool = True) -> Iterator[None]:
     """Within the block, recompute the activations of every transformer block if ``wanted``.
 
-    Evaluation is unchanged. The model makes no cache of keys and values meanwhile, because the second computation would
-    extend it again. Raises `UserError` if the model has no stack of blocks.
+    A pass without gradients is unchanged. The model makes no cache of keys and values meanwhile, because the second
+    computation would extend it again. Raises `UserError` if the model has no stack of blocks.
     """
     if not wanted:
         yield
@@ -32,14 +32,14 @@ def recomputed(model: nn.Module, wanted: bool = True) -> Iterator[None]:
     if cached:
         config.use_cache = False  # pyrefly: ignore[bad-argument-type, missing-attribute]
     try:
-        with forward_replaced(blocks, lambda number, forward: partial(_checkpointed, blocks[number], forward)):
+        with forward_replaced(blocks, lambda _number, forward: partial(_checkpointed, forward)):
             yield
     finally:
         if cached:
             config.use_cache = cached  # pyrefly: ignore[missing-attribute]
 
 
-def _checkpointed(block: nn.Module, forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    if block.training and torch.is_grad_enabled():
+def _checkpointed(forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    if torch.is_grad_enabled():
         return checkpoint(forward, *arguments, use_reentrant=False, **options)
     return forward(*arguments, **options)

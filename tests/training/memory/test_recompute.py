@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -13,8 +13,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, MPNetConfig, MPNetForSeq
 from rosa_bench.api import run
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.structure.blocks import transformer_blocks
+from rosa_bench.methods.ft import FullFineTuning
 from rosa_bench.models.attention import use_fast_attention
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.tensors import put, whole
 from rosa_bench.training.compile import compiled
 from rosa_bench.training.memory.offload import Loader, movable, offloaded
 from rosa_bench.training.memory.recompute import recomputed
@@ -327,22 +329,42 @@ def test_autocast_keeps_no_copies_of_weights_that_are_loaded(tiny_model: Tiny, c
     assert torch.is_autocast_cache_enabled()
 
 
-@pytest.mark.parametrize("chosen", ["rosa", "lora"])
-def test_what_a_method_changes_stays(tiny_model: Tiny, compose: Compose, chosen: str) -> None:
+@pytest.mark.parametrize("chosen", ["rosa", "lora", "galore"])
+def test_what_is_small_stays(tiny_model: Tiny, compose: Compose, chosen: str) -> None:
     model, method = tiny_model("tiny_roberta"), made(compose, "tiny_roberta", chosen)
     method.attach(model)
     moved = {id(tensor) for tensors in movable(model, method) for tensor in tensors}
-    written = chosen == "rosa"  # its draws write into the adapted weights, which LoRA leaves as they are
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        changed = tensor.requires_grad or (written and name.endswith("residual"))
-        in_block = "encoder.layer" in name and tensor.ndim > 1
-        assert (id(tensor) in moved) is (in_block and not changed), name
+        large = "encoder.layer" in name and tensor.ndim > 1 and min(tensor.shape) > method.rank
+        assert (id(tensor) in moved) is large, name
+
+
+@pytest.mark.parametrize("kind", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_what_is_written_between_two_steps_is_found_by_the_next_passes(kind: str) -> None:
+    """Whether the block is still loaded or not, and also before anything is loaded again."""
+    blocks = [torch.full((2, 3), float(number), device=kind) for number in range(3)]
+    loader = Loader([[block] for block in blocks], torch.device(kind))
+    loader.load(0)
+    assert [loader.is_loaded(block) for block in blocks] == [True, True, False]
+    for number, block in enumerate(blocks):
+        put(block, torch.full((2, 3), 10.0 + number, device=kind))
+    for number in (0, 1, 2, 0):
+        assert whole(blocks[number]).device == CPU
+        assert bool((whole(blocks[number]) == 10 + number).all())
+        loader.load(number)
+        assert blocks[number].device.type == kind
+        assert bool((blocks[number] == 10 + number).all())
+    loader.load_all()
+    assert all(whole(block) is block for block in blocks)
 
 
 def test_a_method_that_changes_every_weight_by_itself_is_refused(tiny_model: Tiny, compose: Compose) -> None:
-    method = made(compose, "tiny_roberta", "galore")
+    class ByItself(FullFineTuning):
+        offloadable: ClassVar[bool] = False
+
+    method = ByItself(**vars(made(compose, "tiny_roberta", "ft")))
     model = method.attach(tiny_model("tiny_roberta"))
-    refusal = pytest.raises(UserError, match=r"method=galore changes every weight.*offload=null")
+    refusal = pytest.raises(UserError, match=r"method=ft changes every weight.*offload=null")
     with refusal, offloaded(model, method, CPU):
         pass
 
@@ -436,9 +458,32 @@ def test_on_a_gpu_blocks_are_whole_however_late_computing_or_copies_are(late: st
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("method", ["rosa", "ft", "lisa", "badam"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "rosa",
+        "rosa method.targets=all-linear",
+        "rosa method.targets=all-linear base_dtype=bfloat16",
+        "rosa method.targets=all-linear method.basis=gradient",
+        "rosa method.targets=all-linear method.svd_of=previous",
+        "rosa method.targets=all-linear method.svd_of=initial",
+        "rso method.targets=all-linear method.resample_every=2 method.resample_unit=steps",
+        "relora method.targets=all-linear method.resample_every=2 method.resample_unit=steps",
+        "switch_lora method.targets=all-linear method.resample_every=4",
+        "pissa method.targets=all-linear",
+        "galore method.update_every=3",
+        "galore method.update_every=3 method.moments=rotate method.targets=all-linear method.rest=head",
+        "fira method.update_every=3",
+        "apollo method.update_every=3",
+        "flora method.update_every=3",
+        "ft",
+        "lisa",
+        "badam",
+    ],
+)
 def test_a_run_on_a_gpu_with_both_ends_like_a_plain_one(in_folder: None, method: str) -> None:
-    on_gpu = [word for word in RUN if not word.startswith("device=")] + ["device=cuda", f"method={method}", "epochs=2"]
+    on_gpu = [word for word in RUN if not word.startswith("device=")] + ["device=cuda", "epochs=2"]
+    on_gpu += f"method={method}".split()
     plain = run(on_gpu)
     both = run([*on_gpu, "gradient_checkpointing=true", "offload=layers"])
     assert both.scores is not None
