@@ -101,7 +101,7 @@ class Trial:
 
     wanted  type of the model. By default float64, in which laws hold to 1e-9; float32 for PEFT's tuners, some of which
             refuse float64
-    targets layers that the method acts on; by default those of the recipe
+    changes settings of the method that differ from those of the recipe
     """
 
     method_name: str
@@ -112,7 +112,7 @@ class Trial:
     roughened: Callable[..., Any]
     wanted: torch.dtype | None = None
     device: torch.device = field(default=CPU)
-    targets: str | None = None
+    changes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_encoder(self) -> bool:
@@ -141,11 +141,9 @@ class Trial:
         short: dict[str, Any] = {name: value for name, value in SHORT.items() if hasattr(method, name)}
         if getattr(method, "resample_unit", None) == "steps":
             short["resample_every"] = 2 * RANK  # one vector a step
-        if self.targets is not None:
-            short["targets"] = self.targets
         if "blocks" in short:
             short["seed"] = 3  # with 0, the same of two blocks would be drawn every time
-        return replace(method, **short)
+        return replace(method, **{**short, **self.changes})
 
     @property
     def dtype(self) -> torch.dtype:

@@ -39,7 +39,7 @@ from rosa_bench.training.state import Training
 # torch's advice about the sparse tensors of PEFT's SHiRA, once per process.
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
 
-CPU = torch.device("cpu")
+RANK = 4
 METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
 OURS = [name for name in METHODS if not issubclass(kinds("method", name)[0], PeftTuner)]
 PEFTS = [name for name in METHODS if name not in OURS]
@@ -56,6 +56,27 @@ CELLS = [
     *QUICK,
     *(pytest.param(cell, marks=pytest.mark.slow) for cell in SLOW),
     *(pytest.param(cell, marks=pytest.mark.long) for cell in LONG),
+]
+
+WIDE = {"targets": "all-linear"}
+DRAWS = {**WIDE, "resample_every": 1, "resample_unit": "steps"}  # each of which writes into all matrices of the blocks
+# What a method reads and writes between steps in other ways than by default.
+VARIANTS = [
+    {"method_name": name, "changes": settings}
+    for name, settings in (
+        ("rosa", DRAWS),
+        ("rosa", {**DRAWS, "basis": "gradient"}),
+        ("rosa", {**DRAWS, "basis": "random", "init": "zero"}),
+        ("rosa", {**DRAWS, "svd_of": "previous"}),
+        ("rosa", {**DRAWS, "svd_of": "initial"}),
+        ("rosa", {**DRAWS, "resample_every": RANK, "stagger": True}),
+        ("rso", {**DRAWS, "moments": "rotate"}),
+        ("relora", DRAWS),
+        ("relora", {**DRAWS, "init": "uniform"}),
+        ("switch_lora", {**DRAWS, "resample_every": 2 * RANK}),
+        ("galore", {**WIDE, "moments": "rotate", "rest": "none"}),
+        ("fira", {"moments": "reset", "targets": "attention"}),
+    )
 ]
 
 # Numbers of trainable parameters, from the sizes of the plain model and the method's settings. A range where a method
@@ -170,10 +191,14 @@ def state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
 
-def different(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """Names of tensors that differ in any bit."""
+def different(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], atol: float = 0.0) -> list[str]:
+    """Names of tensors that differ by more than ``atol``, wherever they are; by default in any bit."""
     assert found.keys() == expected.keys()
-    return [name for name in expected if not torch.equal(found[name], expected[name])]
+
+    def same(one: Tensor, other: Tensor) -> bool:
+        return torch.equal(one, other) if not atol else torch.allclose(one.double(), other.double(), rtol=0, atol=atol)
+
+    return [name for name, tensor in expected.items() if not same(found[name].to(tensor.device), tensor)]
 
 
 def trained_names(model: nn.Module) -> set[str]:
@@ -307,30 +332,59 @@ def test_gradient_checkpointing_leaves_gradients_unchanged(trial: Any) -> None:
 
 
 @pytest.mark.usefixtures("_trains")
-@pytest.mark.parametrize("targets", [None, "all-linear"])
+@pytest.mark.parametrize("changes", [{}, WIDE], ids=["", "all-linear"])
 def test_loading_weights_block_by_block_leaves_gradients_and_training_unchanged(
-    trial: Any, targets: str | None
+    trial: Any, changes: dict[str, Any]
 ) -> None:
-    """From the start and resumed, and with every linear layer adapted, so that draws change all that is moved."""
-    if targets is not None:
-        if not hasattr(trial.method, "targets"):
-            pytest.skip("declared: chooses its layers itself")
-        trial = replace(trial, targets=targets)
+    if not all(hasattr(trial.method, name) for name in changes):
+        pytest.skip("declared: chooses its layers itself")
+    assert_trains_the_same_offloaded(replace(trial, changes=changes) if changes else trial)
+
+
+def in_words(changes: dict[str, Any]) -> str:
+    return "-".join([changes["method_name"], *map(str, changes["changes"].values())])
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=in_words)
+def test_so_it_does_with_other_settings(make_trial: Callable[..., Any], changes: dict[str, Any]) -> None:
+    assert_trains_the_same_offloaded(replace(make_trial("rosa", "tiny_gpt2", "fair"), **changes))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "changes",
+    [*({"method_name": name, "changes": it} for name in METHODS for it in ({}, WIDE)), *VARIANTS],
+    ids=in_words,
+)
+def test_so_it_does_on_a_gpu(make_trial: Callable[..., Any], changes: dict[str, Any]) -> None:
+    trial = replace(make_trial("rosa", "tiny_roberta", "fair", device=torch.device("cuda")), **changes)
+    narrow = replace(trial, changes={})
+    if narrow.refusal is not None or not narrow.method.trains:
+        pytest.skip("refused, or nothing trains")
+    if not all(hasattr(narrow.method, name) for name in trial.changes):
+        pytest.skip("declared: chooses its layers itself")
+    assert_trains_the_same_offloaded(trial, atol=1e-7 if trial.dtype == torch.float64 else 1e-3)
+
+
+def assert_trains_the_same_offloaded(trial: Any, atol: float = 0.0) -> None:
+    """From the start and resumed. Trained weights, checkpoints and answers differ by ``atol`` at most."""
     model, resumed = (copy.deepcopy(trial.untrained) for _ in range(2))
     expected, before = trial.gradients(model), {name: tensor.clone() for name, tensor in state(model).items()}
-    with offloaded(model, trial.method, CPU) as loader, recomputed(model):
+    with offloaded(model, trial.method, trial.device) as loader, recomputed(model):
         assert any(loader.blocks)
-        assert_same_gradients(trial, trial.gradients(model), expected)
+        found = trial.gradients(model)
+        assert_same_gradients(trial, {name: gradient.to(trial.device) for name, gradient in found.items()}, expected)
     assert not different(before, state(model))
     trained, kept = trial.trained
-    with offloaded(model, trial.method, CPU), recomputed(model):
+    with offloaded(model, trial.method, trial.device), recomputed(model):
         half = trial.fit(model).half
-    assert not different(kept.half.tensors, half.tensors)
-    with offloaded(resumed, trial.method, CPU), recomputed(resumed):
+    assert not different(half.tensors, kept.half.tensors, atol)
+    with offloaded(resumed, trial.method, trial.device), recomputed(resumed):
         trial.fit(resumed, start=half)
-    assert not different(state(trained), state(model))
-    assert not different(state(trained), state(resumed))
-    assert torch.equal(trial.logits(trained), trial.logits(resumed))
+    assert not different(state(model), state(trained), atol)
+    assert not different(state(resumed), state(trained), atol)
+    assert different(before, state(trained), 100 * atol)
+    assert_close(trial.logits(resumed), trial.logits(trained), 10 * atol)
 
 
 @pytest.mark.usefixtures("_trains")
