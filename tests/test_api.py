@@ -97,6 +97,7 @@ def test_a_run_of_changed_settings_records_deviations() -> None:
     [], ["method=lora", "rank=4", "method.alpha=8"], ["protocol=fair", "epochs=3", "seed=3", "lr=1e-3"],
     ["method.resample_every=1", "optimizer.betas=[0.9,0.999]", "limit_train=64"],
     ["task=restaurants", "model=tiny_llama", "task.decoding=null", "task.score=loss"],
+    ["method=rso", "method.moments=reset", "parallel=sharded"],  # sharded weights do not go with the protocol's moments
 ])  # fmt: skip
 def test_deviations_of_settings_equal_those_of_their_overrides(overrides: list[str]) -> None:
     """The command line has its overrides, and the library the settings alone."""

@@ -20,8 +20,13 @@ def parse(raw: DictConfig | Mapping[str, Any]) -> RunConfig:
 
     Raises `UserError`, which names the key, if a value is missing, has the wrong type or is out of range.
     """
+    return RunConfig(**checked_alone(raw))
+
+
+def checked_alone(raw: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `parse`'s settings, each checked, but not whether they go together."""
     values = resolved(raw)
     plain = vars(typed(Plain, {field.name: values[field.name] for field in fields(Plain)}))
     shorthand = typed(Shorthand, {field.name: values[field.name] for field in fields(Shorthand)})
     groups = {name: build(base, values[name], at=name, default=default) for name, (base, default) in GROUPS.items()}
-    return RunConfig(**plain | {"lr": half_decades(plain["lr"], shorthand.lr_half_decades)}, **groups)
+    return {**plain, "lr": half_decades(plain["lr"], shorthand.lr_half_decades), **groups}

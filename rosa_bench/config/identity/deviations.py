@@ -1,14 +1,14 @@
 """Differences between the settings of a run and those of its protocol."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from rosa_bench.config.composing.chosen_model import PLACES, model_overrides
 from rosa_bench.config.composing.compose import Composer
-from rosa_bench.config.composing.parse import parse
+from rosa_bench.config.composing.parse import checked_alone
 from rosa_bench.config.composing.placing import CHOSEN
 from rosa_bench.config.declared import literal
 from rosa_bench.config.identity.run_id import free_settings, is_identity
@@ -38,7 +38,8 @@ def deviations_of(config: RunConfig) -> dict[str, list[Any]]:
     expected = Composer().compose(tuple(f"{key}={written(value)}" for key, value in names.items()))
     for key in {field.name for field in fields(Plain)} & set(free_settings()):
         expected[key] = literal(Any, getattr(config, key), key)
-    return _differing(asdict(config), asdict(parse(expected)))
+    usual = checked_alone(expected)  # free settings, such as parallel=sharded, need not go with the protocol's others
+    return _differing(asdict(config), {key: asdict(it) if is_dataclass(it) else it for key, it in usual.items()})
 
 
 def _differing(settings: dict[str, Any], expected: dict[str, Any]) -> dict[str, list[Any]]:

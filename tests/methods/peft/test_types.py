@@ -214,7 +214,8 @@ STARTS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(
-    ("kind", "config"), [*((kind, {}) for kind in tuner_types() if kind not in REFUSED | TIED | {"ADAMSS"}), *STARTS]
+    ("kind", "config"),
+    [*((kind, {}) for kind in tuner_types() if kind not in REFUSED | TIED | {"ADAMSS", "ROSA"}), *STARTS],
 )
 def test_the_size_of_a_tuner_is_known_without_weights_unless_it_computes_with_them(
     typed: Any, plain: Any, kind: str, config: dict[str, Any]

@@ -31,7 +31,7 @@ from rosa_bench.training.distributed.together import OwnRandomness, Together, bu
 from rosa_bench.training.loop import change
 
 HERE = Path(__file__).parent
-TREE = HERE.parents[1]
+TREE = HERE.parents[2]
 perform = runpy.run_path(str(HERE / "run_in_processes.py"))["perform"]  # tests are no package
 
 # The last batch of an epoch has one row, so one of two processes has none.
