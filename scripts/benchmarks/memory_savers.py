@@ -6,8 +6,9 @@ Prints each row as it is measured, writes all of them as JSON after each one, an
 method with a saver: none, ``gradient_checkpointing=true``, or that and ``offload=layers``. A Llama of 1.2 billion
 parameters with random weights is trained on 8 x 2048 and 8 x 512 random tokens, by the loop and with the settings of a
 run. Adapters are on the attention layers. All rows are measured once before any is measured again. Methods are ft,
-rosa, lora and lisa, or those that are named, with further settings after commas: ``rosa,base_dtype=bfloat16``. On a
-CPU, a tiny Llama shows that it works; memory is then that of the process.
+rosa, lora and lisa, or those that are named, with further settings after commas: ``rosa,base_dtype=bfloat16``,
+``rosa,method.targets=all-linear`` or ``galore``, whose decompositions before the first step take longer. On a CPU, a
+tiny Llama shows that it works; memory is then that of the process.
 
 ``MiB``              peak memory of training
 ``attached_MiB``     memory of the model with the method attached, before training; layers move to the CPU after that

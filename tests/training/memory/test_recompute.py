@@ -20,6 +20,7 @@ from rosa_bench.system.tensors import put, whole
 from rosa_bench.training.compile import compiled
 from rosa_bench.training.memory.offload import Loader, movable, offloaded
 from rosa_bench.training.memory.recompute import recomputed
+from rosa_bench.training.state import by_device
 
 Tiny = Callable[..., PreTrainedModel]
 Compose = Callable[..., RunConfig]
@@ -337,6 +338,15 @@ def test_what_is_small_stays(tiny_model: Tiny, compose: Compose, chosen: str) ->
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         large = "encoder.layer" in name and tensor.ndim > 1 and min(tensor.shape) > method.rank
         assert (id(tensor) in moved) is large, name
+
+
+def test_an_optimizers_groups_are_split_by_device_with_what_they_hold_for_each_parameter() -> None:
+    parameters = [nn.Parameter(torch.zeros(2, device=kind)) for kind in ("cpu", "meta", "cpu")]
+    group = {"params": parameters, "projectors": ["first", "second", "third"], "lr_scale": 2.0}
+    first, _, third = parameters
+    here, there = by_device([group])
+    assert here == {"params": [first, third], "projectors": ["first", "third"], "lr_scale": 2.0}
+    assert there["projectors"] == ["second"]
 
 
 @pytest.mark.parametrize("kind", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
