@@ -34,7 +34,7 @@ class Adapter(nn.Module):
         self.register_parameter("bias", getattr(plain, "bias", None))  # pyrefly: ignore[bad-argument-type]
 
     def large_tensors(self) -> Iterable[Tensor]:
-        """Return the ``large`` buffers, and other tensors of this size that steps read, and nothing else does."""
+        """Return the large tensors that do not train, even if something else changes them."""
         return [getattr(self, name) for name in self.large]
 
     def merged_weight(self) -> Float[Tensor, "*n out in"]:

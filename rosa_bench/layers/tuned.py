@@ -63,7 +63,8 @@ class Tuned(Adapter):
         }
 
     def large_tensors(self) -> Iterable[Tensor]:
-        return self.frozen_parameters().values()
+        """Return the model's own weight, which nothing but attaching changes."""
+        return [self.tuned.get_base_layer().weight]  # pyrefly: ignore[not-callable, bad-return]
 
     @property
     def weight(self) -> Float[Tensor, "out in"]:

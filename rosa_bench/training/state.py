@@ -181,8 +181,8 @@ class Training:
 def by_device(groups: Groups) -> Groups:
     """Split each group whose parameters are on several devices into one for each.
 
-    A list in a group has one item for each parameter, and is split like them.
-    PyTorch's fused AdamW would copy a GPU's learning rate to the CPU without waiting for it, and read it too early.
+    A list in a group has one item for each parameter, and is split like them. PyTorch's fused AdamW would copy a GPU's
+    learning rate to the CPU without waiting for it, and read it too early.
     """
     found = list[ParameterGroup]()
     for group in groups:

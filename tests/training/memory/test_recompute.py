@@ -474,6 +474,7 @@ def test_on_a_gpu_blocks_are_whole_however_late_computing_or_copies_are(late: st
         "rosa",
         "rosa method.targets=all-linear method.resample_every=2 method.resample_unit=steps",
         "rosa method.targets=all-linear method.resample_every=2 method.resample_unit=steps base_dtype=bfloat16",
+        "rosa method.targets=all-linear method.resample_every=2 method.resample_unit=steps base_dtype=nf4",
         "relora method.targets=all-linear method.resample_every=2 method.resample_unit=steps",
         "galore method.update_every=3",
         "ft",
@@ -484,6 +485,8 @@ def test_on_a_gpu_blocks_are_whole_however_late_computing_or_copies_are(late: st
 def test_a_run_on_a_gpu_with_both_ends_like_a_plain_one(in_folder: None, method: str) -> None:
     on_gpu = [word for word in RUN if not word.startswith("device=")] + ["device=cuda", "epochs=2"]
     on_gpu += f"method={method}".split()
+    if "nf4" in method:
+        pytest.importorskip("bitsandbytes")
     plain = run(on_gpu)
     both = run([*on_gpu, "gradient_checkpointing=true", "offload=layers"])
     assert both.scores is not None
