@@ -191,14 +191,10 @@ def state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
 
-def different(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], atol: float = 0.0) -> list[str]:
-    """Names of tensors that differ by more than ``atol``, wherever they are; by default in any bit."""
+def different(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors that differ in any bit."""
     assert found.keys() == expected.keys()
-
-    def same(one: Tensor, other: Tensor) -> bool:
-        return torch.equal(one, other) if not atol else torch.allclose(one.double(), other.double(), rtol=0, atol=atol)
-
-    return [name for name, tensor in expected.items() if not same(found[name].to(tensor.device), tensor)]
+    return [name for name in expected if not torch.equal(found[name], expected[name])]
 
 
 def trained_names(model: nn.Module) -> set[str]:
@@ -363,11 +359,11 @@ def test_so_it_does_on_a_gpu(make_trial: Callable[..., Any], changes: dict[str, 
         pytest.skip("refused, or nothing trains")
     if not all(hasattr(narrow.method, name) for name in trial.changes):
         pytest.skip("declared: chooses its layers itself")
-    assert_trains_the_same_offloaded(trial, atol=1e-7 if trial.dtype == torch.float64 else 1e-3)
+    assert_trains_the_same_offloaded(trial)
 
 
-def assert_trains_the_same_offloaded(trial: Any, atol: float = 0.0) -> None:
-    """From the start and resumed. Trained weights, checkpoints and answers differ by ``atol`` at most."""
+def assert_trains_the_same_offloaded(trial: Any) -> None:
+    """From the start and resumed, to the bit on the CPU. On a GPU the answers are the same: singular vectors may turn."""
     model, resumed = (copy.deepcopy(trial.untrained) for _ in range(2))
     expected, before = trial.gradients(model), {name: tensor.clone() for name, tensor in state(model).items()}
     with offloaded(model, trial.method, trial.device) as loader, recomputed(model):
@@ -376,15 +372,15 @@ def assert_trains_the_same_offloaded(trial: Any, atol: float = 0.0) -> None:
         assert_same_gradients(trial, {name: gradient.to(trial.device) for name, gradient in found.items()}, expected)
     assert not different(before, state(model))
     trained, kept = trial.trained
+    assert different(before, state(trained))
     with offloaded(model, trial.method, trial.device), recomputed(model):
         half = trial.fit(model).half
-    assert not different(half.tensors, kept.half.tensors, atol)
     with offloaded(resumed, trial.method, trial.device), recomputed(resumed):
         trial.fit(resumed, start=half)
-    assert not different(state(model), state(trained), atol)
-    assert not different(state(resumed), state(trained), atol)
-    assert different(before, state(trained), 100 * atol)
-    assert_close(trial.logits(resumed), trial.logits(trained), 10 * atol)
+    for same in (model, resumed):
+        assert_close(trial.logits(same), trial.logits(trained), 1e3 * trial.atol)
+        assert trial.device.type == "cuda" or not different(state(same), state(trained))
+    assert trial.device.type == "cuda" or not different(half.tensors, kept.half.tensors)
 
 
 @pytest.mark.usefixtures("_trains")
