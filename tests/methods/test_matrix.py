@@ -363,7 +363,7 @@ def test_so_it_does_on_a_gpu(make_trial: Callable[..., Any], changes: dict[str, 
 
 
 def assert_trains_the_same_offloaded(trial: Any) -> None:
-    """From the start and resumed, to the bit on the CPU. On a GPU the answers are the same: singular vectors may turn."""
+    """From the start and resumed, to the bit on the CPU. On a GPU, where singular vectors may turn, by the answers."""
     model, resumed = (copy.deepcopy(trial.untrained) for _ in range(2))
     expected, before = trial.gradients(model), {name: tensor.clone() for name, tensor in state(model).items()}
     with offloaded(model, trial.method, trial.device) as loader, recomputed(model):
