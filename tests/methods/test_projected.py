@@ -97,6 +97,17 @@ def test_moments_are_small_and_projectors_lead_the_gradient(start: Any, model: s
         assert training.optimizer.state[it.weight]["exp_avg"].shape == (tall.shape[0], 4)
 
 
+def test_a_new_projector_leaves_gradients_as_they_are(start: Any) -> None:
+    training = start("tiny_roberta", "galore")
+    own = dict(training.model.named_parameters())
+    for parameter in own.values():
+        parameter.grad = torch.full_like(parameter, 2.0)
+    given = {name: parameter.grad for name, parameter in own.items()}
+    change(training, headroom_bytes=None, loss=partial(loss, training, 0))
+    assert all(parameter.grad is given[name] for name, parameter in own.items())
+    assert all(bool((gradient == 2).all()) for gradient in given.values() if gradient is not None)
+
+
 def test_a_conv1d_is_projected_like_a_linear_layer(start: Any) -> None:
     for module in start("tiny_gpt2", "galore").model.modules():
         if "projector" in dict(module.named_buffers(recurse=False)):
