@@ -52,8 +52,12 @@ class Loader:
             keep(tensor, stored)
             self._evict(tensor)
 
+    @torch.inference_mode(mode=False)
     def load(self, number: int) -> None:
-        """Bring one block to the device, begin to load the next one, and drop the others."""
+        """Bring one block to the device, begin to load the next one, and drop the others.
+
+        What an evaluation has loaded is written and trained like anything else.
+        """
         for other in self._loaded - {number}:
             for tensor in self.blocks[other]:
                 self._evict(tensor)

@@ -267,6 +267,16 @@ def test_the_next_block_is_loaded_while_one_computes_up_and_down() -> None:
     assert passed(3, 2, 0, 3) == [True, True, False, False]
 
 
+def test_what_an_evaluation_has_loaded_can_train_afterwards() -> None:
+    blocks = [torch.zeros(2, 3) for _ in range(2)]
+    loader = Loader([[block] for block in blocks], CPU)
+    with torch.inference_mode():
+        loader.load(0)
+    loader.load_all()
+    for block in blocks:
+        (block.requires_grad_() @ torch.ones(3, 1)).sum().backward()
+
+
 @pytest.mark.parametrize("kind", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("method", ["ft", "lora", "lisa", "badam"])
 def test_a_deep_model_trains_as_it_does_without_it(compose: Compose, method: str, kind: str) -> None:
