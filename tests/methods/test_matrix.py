@@ -349,10 +349,14 @@ def test_so_it_does_with_other_settings(make_trial: Callable[..., Any], changes:
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     "changes",
-    [*({"method_name": name, "changes": it} for name in METHODS for it in ({}, WIDE)), *VARIANTS],
+    [
+        *({"method_name": name, "changes": it} for name in METHODS for it in ({}, WIDE)),
+        *(it for it in VARIANTS if "stagger" not in it["changes"]),
+    ],
     ids=in_words,
 )
 def test_so_it_does_on_a_gpu(make_trial: Callable[..., Any], changes: dict[str, Any]) -> None:
+    """Not ``stagger``: it can draw a null vector of the residual, of which a GPU's solvers find another each time."""
     trial = replace(make_trial("rosa", "tiny_roberta", "fair", device=torch.device("cuda")), **changes)
     narrow = replace(trial, changes={})
     if narrow.refusal is not None or not narrow.method.trains:
