@@ -356,7 +356,7 @@ def test_so_it_does_with_other_settings(make_trial: Callable[..., Any], changes:
     ids=in_words,
 )
 def test_so_it_does_on_a_gpu(make_trial: Callable[..., Any], changes: dict[str, Any]) -> None:
-    """Not ``stagger``: it can draw a null vector of the residual, so A starts from rounding errors, which Adam amplifies."""
+    """Not ``stagger``: it may draw a null vector of the residual. A is then a rounding error, which Adam amplifies."""
     trial = replace(make_trial("rosa", "tiny_roberta", "fair", device=torch.device("cuda")), **changes)
     narrow = replace(trial, changes={})
     if narrow.refusal is not None or not narrow.method.trains:
