@@ -285,7 +285,7 @@ def test_memory_savers_are_shown_as_measured() -> None:
         "lora": "LoRA",
         "rosa,base_dtype=bfloat16": "ROSA, `base_dtype=bfloat16`",
     }
-    later = {"rosa": "ROSA", "rosa,method.targets=all-linear": "ROSA, `targets=all-linear`", "galore": "GaLore"}
+    later = {"rosa": "ROSA", "rosa,method.targets=all-linear": "ROSA, `method.targets=all-linear`", "galore": "GaLore"}
     worst = 0.0
     for name, rows in (("memory_savers", titles), ("memory_savers_draws", later)):
         [path] = (RESULTS / "benchmarks").glob(f"{name}_h200_*.json")
