@@ -348,6 +348,15 @@ def test_a_layer_without_a_packed_form_computes_for_one_run_after_another_unless
         pack_layers(runs[0], runs, Stacks(), Rows())
 
 
+@pytest.mark.parametrize("layer", [partial(LowRankLinear, rank=2), partial(ScaledLinear, side="output")])
+def test_packing_merges_no_layer(layer: Callable[..., nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An adapter computes its ``weight`` whenever it is read."""
+    runs = [nn.Sequential(layer(nn.Linear(6, 4))) for _ in range(2)]
+    monkeypatch.setattr(type(runs[0][0]), "merged_weight", lambda _: pytest.fail("merges"))
+    pack_layers(runs[0], runs, Stacks(), Rows())
+    assert isinstance(runs[0][0], PackedLowRank | PackedScaled)
+
+
 def test_a_residual_is_cast_to_the_type_of_each_pass() -> None:
     """What was cast to bfloat16 has too few digits for float16."""
     layer = PackedLowRank([LowRankLinear(nn.Linear(6, 8), 2) for _ in range(2)], Stacks())

@@ -78,7 +78,12 @@ class Rows:
     total = 0
 
 
-PACKED = {LowRankLinear: PackedLowRank, ScaledLinear: PackedScaled, nn.Linear: PackedLinear, Conv1D: PackedLinear}
+PACKED = {  # by type: the name of the tensor that is as large as the weight, and the layer for several runs
+    LowRankLinear: ("residual", PackedLowRank),
+    ScaledLinear: ("unscaled", PackedScaled),
+    nn.Linear: ("weight", PackedLinear),
+    Conv1D: ("weight", PackedLinear),
+}
 
 
 def pack_layers(model: nn.Module, runs: Sequence[nn.Module], stacks: Stacks, rows: Rows) -> None:
@@ -98,9 +103,8 @@ def pack_layers(model: nn.Module, runs: Sequence[nn.Module], stacks: Stacks, row
 
 
 def _packed(name: str, layers: list[Any], stacks: Stacks, rows: Rows) -> nn.Module:
-    weight = getattr(layers[0], "residual", getattr(layers[0], "weight", None))
-    kind = PACKED.get(type(layers[0]))
-    if kind is not None and weight is not None and weight.ndim == 2:
+    stored, kind = PACKED.get(type(layers[0]), ("", None))
+    if kind is not None and getattr(layers[0], stored).ndim == 2:
         return kind(layers, stacks)
     if next(layers[0].children(), None) is not None or kind is not None:
         raise UnpackableError(f"{name}, a {type(layers[0]).__name__}, cannot be packed; use packed=1")
