@@ -20,7 +20,7 @@ from rosa_bench.config.identity.run_id import public_config
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.store import load_records
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = Path(__file__).parents[3] / "results"
 PRESETS = sorted(path.stem for path in (conf_folder() / "experiment").glob("*.yaml"))
 
 
