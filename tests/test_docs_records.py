@@ -296,6 +296,9 @@ def test_memory_savers_are_shown_as_measured() -> None:
             said = [cell.removesuffix(" on one CPU thread") for cell in cells("performance.md", f"{size}, {title}")]
             assert said == [*shown, "not measured"][: len(savers)]
         worst = max(worst, *(row.get("loss_difference", 0) for row in figures.values()))
+    one_thread = [f"{figures[f'{size}, ft, {savers[-1]}']['ms, to ft']:.1f} times" for size in ("8 x 2048", "8 x 512")]
+    assert f"{one_thread[0]} as long there on 8 x 2048 and {one_thread[1]} on 8 x 512" in text("performance.md")
+    assert f"with one thread on the CPU {one_thread[0].split()[0]} and {one_thread[1]}" in text("findings.md")
     mantissa, exponent = f"{worst:.1e}".split("e")
     assert f"differ by at most {mantissa}e{int(exponent)} of their value" in text("performance.md")
 
